@@ -1,0 +1,222 @@
+//! The data set in memory: two splits of samples with one class each.
+//!
+//! A split is two flat arrays, features and labels, so that a batch is gathered by copying rows.
+//! [`Dataset::new`] is the one place that checks the invariants:
+//!
+//! - every split has at least one sample, and as many labels as samples;
+//! - both splits hold features of one type, `shape.iter().product()` of them per sample;
+//! - `f32` features are finite;
+//! - every label is below `classes`, and every class has a name.
+
+use std::fmt;
+
+use crate::error::{DataError, Position};
+
+/// The largest number of classes: labels are 16 bits wide.
+pub const MAX_CLASSES: usize = 1 << 16;
+
+/// One of the two splits of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitName {
+    /// What the network is trained on.
+    Train,
+    /// What its accuracy is measured on.
+    Test,
+}
+
+impl fmt::Display for SplitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SplitName::Train => "train",
+            SplitName::Test => "test",
+        })
+    }
+}
+
+/// The features of all samples of a split, row-major `[samples, features]`, before preprocessing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Features {
+    /// 8-bit images.
+    U8(Vec<u8>),
+    /// Anything else.
+    F32(Vec<f32>),
+}
+
+impl Features {
+    /// Number of values, over all samples.
+    pub fn len(&self) -> usize {
+        match self {
+            Features::U8(values) => values.len(),
+            Features::F32(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The name of the values' type: `u8` or `f32`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Features::U8(_) => "u8",
+            Features::F32(_) => "f32",
+        }
+    }
+}
+
+/// The features of one sample.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Row<'a> {
+    /// Of a split of [`Features::U8`].
+    U8(&'a [u8]),
+    /// Of a split of [`Features::F32`].
+    F32(&'a [f32]),
+}
+
+/// Samples and their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// The features, `[samples, features]`.
+    pub features: Features,
+    /// The class of each sample.
+    pub labels: Vec<u16>,
+}
+
+impl Split {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no samples; never so in a [`Dataset`].
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Number of features per sample.
+    pub fn width(&self) -> usize {
+        self.features.len().checked_div(self.len()).unwrap_or(0)
+    }
+
+    /// The features of sample `i`.
+    ///
+    /// # Panics
+    ///
+    /// If `i` is not below [`len`](Self::len), as indexing does.
+    pub fn row(&self, i: usize) -> Row<'_> {
+        let width = self.width();
+        let range = i * width..(i + 1) * width;
+        match &self.features {
+            Features::U8(values) => Row::U8(&values[range]),
+            Features::F32(values) => Row::F32(&values[range]),
+        }
+    }
+}
+
+/// A labelled data set; [`Dataset::new`] says what holds of it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Dataset {
+    /// What the network is trained on.
+    pub train: Split,
+    /// What its accuracy is measured on.
+    pub test: Split,
+    /// Number of classes: one more than the largest label of the whole file.
+    pub classes: usize,
+    /// The name of each class; its number where the file has no names.
+    pub class_names: Vec<String>,
+    /// Shape of a sample: `[C, H, W]` for images, `[features]` otherwise.
+    pub shape: Vec<usize>,
+}
+
+impl Dataset {
+    /// A data set of these splits, with `class_names.len()` classes and samples of shape `shape`.
+    ///
+    /// # Errors
+    ///
+    /// If a split is empty, the splits differ in type, features do not fill whole samples of
+    /// `shape` or differ in number from labels, a feature is not finite, a label is not below the
+    /// number of classes, or there are more than [`MAX_CLASSES`].
+    pub fn new(
+        train: Split,
+        test: Split,
+        class_names: Vec<String>,
+        shape: Vec<usize>,
+    ) -> Result<Self, DataError> {
+        let classes = class_names.len();
+        if let Some(name) = class_names.get(MAX_CLASSES) {
+            let label = format!("{name:?}");
+            return Err(DataError::TooManyClasses { file: "classes".to_owned(), label });
+        }
+        let width = sample_size(&shape).filter(|&width| width > 0).ok_or_else(|| {
+            DataError::malformed("samples", format!("have the impossible shape {shape:?}"))
+        })?;
+        for (name, split) in [(SplitName::Train, &train), (SplitName::Test, &test)] {
+            check_split(name, split, width)?;
+        }
+        if train.features.type_name() != test.features.type_name() {
+            return Err(DataError::SplitsDiffer {
+                file: "features".to_owned(),
+                train: train.features.type_name().to_owned(),
+                test: test.features.type_name().to_owned(),
+            });
+        }
+        let dataset = Self { train, test, classes, class_names, shape };
+        dataset.check_labels(classes)?;
+        Ok(dataset)
+    }
+
+    /// Checks that every label is below `classes`, the number of outputs of a model.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::LabelOutOfRange`] with the first label that is not.
+    pub fn check_labels(&self, classes: usize) -> Result<(), DataError> {
+        for (split, labels) in
+            [(SplitName::Train, &self.train.labels), (SplitName::Test, &self.test.labels)]
+        {
+            if let Some(row) = labels.iter().position(|&label| usize::from(label) >= classes) {
+                return Err(DataError::LabelOutOfRange { split, row, label: labels[row], classes });
+            }
+        }
+        Ok(())
+    }
+
+    /// The factor that brings features to about 0..1 before standardisation: 1/255 for 8-bit
+    /// features, 1 for floats.
+    pub fn default_scale(&self) -> f32 {
+        match self.train.features {
+            Features::U8(_) => 1.0 / 255.0,
+            Features::F32(_) => 1.0,
+        }
+    }
+}
+
+/// Number of features in a sample of shape `shape`, if it can be counted.
+pub(crate) fn sample_size(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |size, &dimension| size.checked_mul(dimension))
+}
+
+fn check_split(name: SplitName, split: &Split, width: usize) -> Result<(), DataError> {
+    if split.is_empty() {
+        return Err(DataError::EmptySplit { split: name });
+    }
+    if split.len().checked_mul(width) != Some(split.features.len()) {
+        return Err(DataError::LengthMismatch {
+            file: name.to_string(),
+            samples: (split.features.len() / width) as u64,
+            labels: split.len() as u64,
+        });
+    }
+    let Features::F32(values) = &split.features else { return Ok(()) };
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(DataError::NonFinite {
+            file: name.to_string(),
+            at: Position::Row((index / width) as u64),
+            column: (index % width).to_string(),
+            value: values[index].to_string(),
+        }),
+        None => Ok(()),
+    }
+}
