@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::arena::{Arena, Handle};
-use crate::module::{Control, RowPlan};
+use crate::module::{Control, Param};
 use crate::numerics::Arith;
 use crate::types::DType;
 
@@ -32,16 +32,20 @@ use crate::types::DType;
 pub struct Program {
     /// Name of the network.
     pub name: String,
-    /// Samples in a full batch.
+    /// Samples in a full batch of training.
     pub batch: usize,
+    /// Most samples in one pass of inference.
+    pub infer_batch: usize,
     /// Features of a sample.
     pub features: usize,
+    /// Element type of raw samples: [`DType::U8`] or [`DType::F32`].
+    pub input: DType,
     /// Classes.
     pub classes: usize,
-    /// How the samples of training become rows.
-    pub train_rows: RowPlan,
-    /// How the samples of inference become rows.
-    pub infer_rows: RowPlan,
+    /// Names of the layers that are trained, in order.
+    pub trained_layers: Vec<String>,
+    /// The module's parameters.
+    pub params: Vec<Param>,
     /// All memory.
     pub buffers: Arena<Buffer>,
     /// All kernels.
@@ -129,7 +133,7 @@ pub struct Buffer {
     pub class: BufferClass,
     /// Most samples that a step may bring: the batch size in training, perhaps fewer in inference.
     pub samples: usize,
-    /// Position in bytes within the arena ([`BufferClass::Arena`]) or the state ([`BufferClass::Param`]); assigned by the
+    /// Position in bytes within the arena ([`BufferClass::Arena`], [`BufferClass::Accumulator`]) or the state ([`BufferClass::Param`]); assigned by the
     /// memory plan, a multiple of [`ROW_ALIGN`].
     pub offset: usize,
 }
@@ -138,14 +142,15 @@ pub struct Buffer {
 pub const ROW_ALIGN: usize = 64;
 
 impl Buffer {
-    /// Elements between the starts of two rows; the same for every batch. Vectors (one row or one column) are dense;
+    /// Elements between the starts of two rows; the same for every batch. Vectors (one row, or one column of 32-bit elements) are dense;
     /// rows of 8-bit and 16-bit matrices are padded to [`ROW_ALIGN`] elements, of 32-bit matrices to
     /// [`LANES`](crate::numerics::LANES) elements. Input and scores are as the caller has them, without padding.
     pub fn stride(&self) -> usize {
         let [rows, columns] = self.shape;
         let width = columns.size(self.samples);
         let external = matches!(self.class, BufferClass::Input | BufferClass::Scores);
-        if rows == Extent::Const(1) || columns == Extent::Const(1) || external {
+        let column = columns == Extent::Const(1) && self.dtype.bytes() == 4;
+        if rows == Extent::Const(1) || column || external {
             return width;
         }
         match self.dtype.bytes() {
@@ -174,8 +179,8 @@ pub enum BufferClass {
     Key,
     /// `f32[samples, classes]` or `f32[rows, 1]`: what inference gives.
     Scores,
-    /// `f32[1, 1]`: a layer's loss, summed over the rows.
-    Loss,
+    /// `f32[1, 1]`: the loss of this trained layer, summed over the rows.
+    Loss(usize),
     /// Part of the parameter of this number; see [`Plane`].
     Param {
         /// Position in the module's parameters.
@@ -185,6 +190,8 @@ pub enum BufferClass {
     },
     /// Lives in the activation arena, from its first store to its last load in a step.
     Arena,
+    /// A look-ahead accumulator: in the arena too, but never overlapped, so that it holds finite numbers from the start.
+    Accumulator,
 }
 
 /// The parts of a stored parameter.
@@ -356,7 +363,7 @@ pub enum Unary {
     Shr(u32),
     /// [`Arith::sar`].
     Sar(u32),
-    /// Unsigned remainder by a constant: of rows by rows per sample.
+    /// [`Arith::rem`].
     Rem(u32),
 }
 
@@ -464,9 +471,12 @@ impl Kernel {
                     | Unary::Rem(_) => Kind::Int,
                 },
                 Expr::Binary(op, ..) => match op {
-                    Binary::FAdd | Binary::FSub | Binary::FMul | Binary::FDiv | Binary::FMax | Binary::FMin => {
-                        Kind::Float
-                    }
+                    Binary::FAdd
+                    | Binary::FSub
+                    | Binary::FMul
+                    | Binary::FDiv
+                    | Binary::FMax
+                    | Binary::FMin => Kind::Float,
                     Binary::FLt
                     | Binary::IAdd
                     | Binary::ISub
@@ -539,11 +549,6 @@ impl KernelBuilder {
         self.expr(Expr::Load(buffer, at))
     }
 
-    /// The unsigned remainder by a constant.
-    pub fn rem(&mut self, a: Handle<Expr>, by: u32) -> Handle<Expr> {
-        self.unary(Unary::Rem(by), a)
-    }
-
     fn unary(&mut self, op: Unary, a: Handle<Expr>) -> Handle<Expr> {
         self.expr(Expr::Unary(op, a))
     }
@@ -593,5 +598,5 @@ impl Arith for KernelBuilder {
         ilt => ILt, ieq => IEq,
     }
     unary! { sqrt => Sqrt, to_f32 => ToF32, round => Round, to_bits => ToBits, from_bits => FromBits }
-    shift! { shl => Shl, shr => Shr, sar => Sar }
+    shift! { shl => Shl, shr => Shr, sar => Sar, rem => Rem }
 }

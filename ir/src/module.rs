@@ -21,7 +21,7 @@
 //! # Phases
 //!
 //! `imported` (one layer, FP32, forward only) → `trainable` (FP32 with heads and updates) → `quantized` (INT8
-//! contractions). The [verifier](crate::verify) knows which phase allows what.
+//! contractions). The [verifier](mod@crate::verify) knows which phase allows what.
 
 use crate::arena::{Arena, Handle};
 use crate::types::{DType, Dim, Type};

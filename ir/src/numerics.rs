@@ -28,6 +28,10 @@ pub const VELOCITY_FRACTION: u32 = 4;
 /// Ranges below this count as this, so that a scale is never 0.
 pub const MIN_RANGE: f32 = 1e-12;
 
+/// A weight's scale leaves this factor between its largest magnitude and the end of its range, for training to use
+/// before the scale must double.
+pub const HEADROOM: f32 = 1.5;
+
 /// The primitives that every formula is made of. Values are `f32` or `i32` at the caller's discipline; comparisons
 /// give `i32` masks, 0 or -1.
 pub trait Arith {
@@ -63,6 +67,10 @@ pub trait Arith {
     /// The bits of an `f32` as `i32`.
     fn to_bits(&mut self, a: Self::Value) -> Self::Value;
     /// The `f32` that has these bits.
+    #[expect(
+        clippy::wrong_self_convention,
+        reason = "called like the function of `f32`; `self` is who computes"
+    )]
     fn from_bits(&mut self, a: Self::Value) -> Self::Value;
 
     /// Wrapping sum.
@@ -85,6 +93,8 @@ pub trait Arith {
     fn shr(&mut self, a: Self::Value, by: u32) -> Self::Value;
     /// Arithmetic shift right by a constant below 32.
     fn sar(&mut self, a: Self::Value, by: u32) -> Self::Value;
+    /// Unsigned remainder by a constant that is not 0.
+    fn rem(&mut self, a: Self::Value, by: u32) -> Self::Value;
     /// `a < b`, signed, as a mask.
     fn ilt(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
     /// `a == b` as a mask.
@@ -111,7 +121,8 @@ pub fn exp<A: Arith>(m: &mut A, x: A::Value) -> A::Value {
     let r = m.fsub(x, t);
     let t = m.fmul(nf, ln2_low);
     let r = m.fsub(r, t);
-    let p = polynomial(m, r, &[1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5]);
+    let p =
+        polynomial(m, r, &[1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5]);
     let square = m.fmul(r, r);
     let p = m.fmul(p, square);
     let p = m.fadd(p, r);
@@ -463,6 +474,9 @@ impl Arith for Scalar {
     }
     fn sar(&mut self, a: Number, by: u32) -> Number {
         Number::I32(a.as_i32() >> by)
+    }
+    fn rem(&mut self, a: Number, by: u32) -> Number {
+        Number::I32((a.as_i32() as u32 % by) as i32)
     }
     fn ilt(&mut self, a: Number, b: Number) -> Number {
         mask(a.as_i32() < b.as_i32())

@@ -9,11 +9,17 @@
 //! per entry of [`Artifact::buffers`], `samples` is the number of samples in the batch at hand, and the call covers the
 //! rows `first..end` of the kernel's domain. Rows are independent, so calls that cover different rows may run at the
 //! same time, and the result does not depend on how the rows were divided.
+//!
+//! `first < end <= rows` in every call. Buffers in arena and state, and the session's own numbers (rate, lambda, key,
+//! losses), start at multiples of 64 and are 64 bytes long or a multiple of it. Input, labels and scores are the
+//! caller's memory: exactly as long as their elements and aligned as their type, so that a kernel neither reads nor
+//! writes behind them. In inference labels are null, in all other schedules scores are.
 
 use serde::{Deserialize, Serialize};
 
 /// A compiled program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Artifact {
     /// Name of the network.
     pub name: String,
@@ -52,6 +58,7 @@ pub struct Artifact {
 
 /// A processor architecture and the features that the code uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TargetMachine {
     /// `x86_64`, `aarch64` or `riscv64`, as `std::env::consts::ARCH` names it.
     pub architecture: String,
@@ -108,6 +115,7 @@ impl Extent {
 
 /// A matrix in memory, row-major.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Buffer {
     /// Name.
     pub name: String,
@@ -151,6 +159,7 @@ pub enum Place {
 
 /// Something that lives longer than a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Param {
     /// Name, for instance `fc1.weight`.
     pub name: String,
@@ -202,6 +211,7 @@ pub enum Storage {
 
 /// Code for one pass over memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Kernel {
     /// Name.
     pub name: String,
@@ -215,6 +225,7 @@ pub struct Kernel {
 
 /// An order of kernels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// What it does.
     pub purpose: Purpose,

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::error::{DataError, Position};
+use crate::error::{DataError, Position, escape};
 
 /// The largest number of classes: labels are 16 bits wide.
 pub const MAX_CLASSES: usize = 1 << 16;
@@ -146,12 +146,12 @@ impl Dataset {
     ) -> Result<Self, DataError> {
         let classes = class_names.len();
         if let Some(name) = class_names.get(MAX_CLASSES) {
-            let label = format!("{name:?}");
+            let label = format!("'{}'", escape(name));
             return Err(DataError::TooManyClasses { file: "classes".to_owned(), label });
         }
-        let width = sample_size(&shape).filter(|&width| width > 0).ok_or_else(|| {
-            DataError::malformed("samples", format!("have the impossible shape {shape:?}"))
-        })?;
+        let width = sample_size(&shape)
+            .filter(|&width| width > 0)
+            .ok_or_else(|| DataError::malformed("samples", format!("have the impossible shape {shape:?}")))?;
         for (name, split) in [(SplitName::Train, &train), (SplitName::Test, &test)] {
             check_split(name, split, width)?;
         }
@@ -173,8 +173,7 @@ impl Dataset {
     ///
     /// [`DataError::LabelOutOfRange`] with the first label that is not.
     pub fn check_labels(&self, classes: usize) -> Result<(), DataError> {
-        for (split, labels) in
-            [(SplitName::Train, &self.train.labels), (SplitName::Test, &self.test.labels)]
+        for (split, labels) in [(SplitName::Train, &self.train.labels), (SplitName::Test, &self.test.labels)]
         {
             if let Some(row) = labels.iter().position(|&label| usize::from(label) >= classes) {
                 return Err(DataError::LabelOutOfRange { split, row, label: labels[row], classes });
@@ -218,5 +217,55 @@ fn check_split(name: SplitName, split: &Split, width: usize) -> Result<(), DataE
             value: values[index].to_string(),
         }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floats(values: &[f32], labels: &[u16]) -> Split {
+        Split { features: Features::F32(values.to_vec()), labels: labels.to_vec() }
+    }
+
+    /// The error's text for this training split beside a test split of one sample of two features.
+    fn refusal(train: Split, classes: usize, shape: &[usize]) -> String {
+        let names = (0..classes).map(|class| class.to_string()).collect();
+        let test = floats(&[1.0, 2.0], &[0]);
+        Dataset::new(train, test, names, shape.to_vec()).expect_err("the split is wrong").to_string()
+    }
+
+    #[test]
+    fn every_invariant_is_checked() {
+        let good = || floats(&[1.0, 2.0, 3.0, 4.0], &[0, 1]);
+        let bytes = Split { features: Features::U8(vec![1, 2]), labels: vec![0] };
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        assert!(Dataset::new(good(), good(), names, vec![2]).is_ok());
+
+        for (train, classes, shape, text) in [
+            (floats(&[], &[]), 2, &[2][..], "the train split has no samples"),
+            (floats(&[1.0, 2.0], &[0, 1]), 2, &[2], "'train' has 1 samples, but there are 2 labels for them"),
+            (good(), 2, &[], "'train' has 4 samples, but there are 2 labels for them"),
+            (good(), 2, &[2, 0], "'samples' have the impossible shape [2, 0]"),
+            (
+                floats(&[1.0, 2.0, 3.0, f32::INFINITY], &[0, 1]),
+                2,
+                &[2],
+                "'train' row 1, column '1': inf is not finite as a 32-bit float",
+            ),
+            (good(), 1, &[2], "the train split's sample 1 has label 1, but there are 1 classes"),
+            (good(), MAX_CLASSES + 1, &[2], "'classes' has label '65536', beyond the 65536 classes possible"),
+            (bytes, 2, &[2], "'features' has splits that differ: train has u8, test has f32"),
+        ] {
+            assert_eq!(refusal(train, classes, shape), text);
+        }
+    }
+
+    #[test]
+    fn rows_are_slices_of_the_features() {
+        let split = floats(&[1.0, 2.0, 3.0, 4.0], &[0, 1]);
+        assert_eq!((split.len(), split.width()), (2, 2));
+        assert_eq!(split.row(1), Row::F32(&[3.0, 4.0]));
+        assert_eq!(floats(&[], &[]).width(), 0);
     }
 }

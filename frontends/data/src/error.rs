@@ -148,7 +148,7 @@ pub enum DataError {
         /// What is wrong with the value.
         reason: String,
         /// How to change the file.
-        help: Option<&'static str>,
+        help: &'static str,
     },
     /// A feature is not a finite number once it is a 32-bit float.
     NonFinite {
@@ -189,9 +189,13 @@ impl DataError {
                 Some(ACCEPTED)
             }
             Self::Incomplete { .. } => Some("put every part of the data set beside the others"),
-            Self::Unsuitable { help, .. } => Some(help),
-            Self::BadValue { help, .. } => *help,
-            Self::Truncated { .. } => Some("fetch or write the file again"),
+            Self::Unsuitable { help, .. } | Self::BadValue { help, .. } => Some(help),
+            Self::Malformed { .. } | Self::Truncated { .. } | Self::TrailingBytes { .. } => {
+                Some("fetch or write the file again")
+            }
+            Self::LengthMismatch { .. } | Self::SplitsDiffer { .. } => {
+                Some("all parts must come from one data set and be written the same way")
+            }
             Self::OutOfMemory { .. } => Some("load fewer samples with a limit for each split"),
             Self::EmptySplit { .. } => Some(
                 "each split needs a sample: raise its limit; a .csv file without a 'split' column \
@@ -205,11 +209,7 @@ impl DataError {
                 "labels are classes, not measured values: number them from 0, without gaps, or \
                  name them",
             ),
-            Self::Io { .. }
-            | Self::Malformed { .. }
-            | Self::TrailingBytes { .. }
-            | Self::LengthMismatch { .. }
-            | Self::SplitsDiffer { .. } => None,
+            Self::Io { .. } => None,
         }
     }
 
@@ -241,7 +241,7 @@ impl fmt::Display for DataError {
                 write!(f, "'{}' holds {format}, not supported yet", path.display())
             }
             Self::Incomplete { file, present, missing } => {
-                write!(f, "'{file}' has {present}, but no {missing}")
+                write!(f, "'{file}' lacks {missing}; it has {present}")
             }
             Self::Malformed { file, reason } | Self::Unsuitable { file, reason, .. } => {
                 write!(f, "'{file}' {reason}")
@@ -266,10 +266,9 @@ impl fmt::Display for DataError {
             Self::BadValue { file, at, column, reason, .. } => {
                 write!(f, "'{file}' {at}, column '{column}': {reason}")
             }
-            Self::NonFinite { file, at, column, value } => write!(
-                f,
-                "'{file}' {at}, column '{column}': {value} is not finite as a 32-bit float"
-            ),
+            Self::NonFinite { file, at, column, value } => {
+                write!(f, "'{file}' {at}, column '{column}': {value} is not finite as a 32-bit float")
+            }
             Self::LabelOutOfRange { split, row, label, classes } => write!(
                 f,
                 "the {split} split's sample {row} has label {label}, but there are {classes} classes"
@@ -283,3 +282,13 @@ impl fmt::Display for DataError {
 
 /// The operating system's error is part of the text, so there is no `source` besides.
 impl std::error::Error for DataError {}
+
+/// Longest text from a file that an error quotes, in characters.
+const LONGEST_QUOTE: usize = 60;
+
+/// Text from a file, escaped and shortened.
+pub(crate) fn escape(text: &str) -> String {
+    let mut characters = text.chars();
+    let escaped: String = characters.by_ref().take(LONGEST_QUOTE).flat_map(char::escape_debug).collect();
+    if characters.next().is_some() { escaped + "..." } else { escaped }
+}

@@ -16,21 +16,21 @@ use crate::error::DataError;
 const DEFLATE_RATIO: u64 = 1032;
 
 /// Size of the buffer through which elements wider than a byte are converted.
-const BUFFER: usize = 1 << 16;
+pub(crate) const BUFFER: usize = 1 << 16;
 
 /// A file to read.
 pub(crate) struct Source<R> {
     /// What errors call it.
-    pub name: String,
+    pub(crate) name: String,
     /// Its size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Its bytes.
-    pub reader: R,
+    pub(crate) reader: R,
 }
 
 impl Source<File> {
     /// Opens a regular file. (Opening a pipe could wait forever, and it has no size.)
-    pub fn open(path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let fail = |error| DataError::io(path, error);
         let name = path.display().to_string();
         if !path.metadata().map_err(fail)?.is_file() {
@@ -48,7 +48,7 @@ impl Source<File> {
 
 impl<'a> Source<Cursor<&'a [u8]>> {
     /// Bytes in memory, as a file.
-    pub fn bytes(name: &str, bytes: &'a [u8]) -> Self {
+    pub(crate) fn bytes(name: &str, bytes: &'a [u8]) -> Self {
         Self { name: name.to_owned(), size: bytes.len() as u64, reader: Cursor::new(bytes) }
     }
 }
@@ -75,7 +75,7 @@ pub(crate) struct Stream<R> {
 
 impl<R: Read> Stream<R> {
     /// A stream over `reader`, which decodes `size` bytes stored as `storage`.
-    pub fn new(name: String, reader: R, size: u64, storage: Storage) -> Self {
+    pub(crate) fn new(name: String, reader: R, size: u64, storage: Storage) -> Self {
         let left = match storage {
             Storage::Plain => size,
             Storage::Deflated => size.saturating_mul(DEFLATE_RATIO),
@@ -84,19 +84,19 @@ impl<R: Read> Stream<R> {
     }
 
     /// What errors call the stream.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Reads a part of the header.
-    pub fn header<const N: usize>(&mut self) -> Result<[u8; N], DataError> {
+    pub(crate) fn header<const N: usize>(&mut self) -> Result<[u8; N], DataError> {
         let mut bytes = [0; N];
         let found = self.fill(&mut bytes)?;
         if found < N { Err(self.truncated(N, found)) } else { Ok(bytes) }
     }
 
     /// Reads `count` bytes into a vector of exactly that capacity.
-    pub fn bytes(&mut self, count: usize) -> Result<Vec<u8>, DataError> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<Vec<u8>, DataError> {
         let mut bytes = self.allocate(count, 1)?;
         let result = self.reader.by_ref().take(count as u64).read_to_end(&mut bytes);
         self.left = self.left.saturating_sub(bytes.len() as u64);
@@ -106,7 +106,7 @@ impl<R: Read> Stream<R> {
 
     /// Reads `count` elements of `width` bytes, each converted by `convert(index, bytes)`, into a
     /// vector of exactly that capacity.
-    pub fn elements<T>(
+    pub(crate) fn elements<T>(
         &mut self,
         count: usize,
         width: usize,
@@ -129,13 +129,18 @@ impl<R: Read> Stream<R> {
         Ok(elements)
     }
 
-    /// Checks that nothing follows the `promised` bytes that were read.
-    pub fn end(&mut self, promised: usize) -> Result<(), DataError> {
-        match self.fill(&mut [0])? {
-            0 => Ok(()),
-            _ => {
+    /// Checks that nothing follows the `promised` bytes that were read, and so that a checksum
+    /// which stands behind them holds.
+    pub(crate) fn end(&mut self, promised: usize) -> Result<(), DataError> {
+        match self.reader.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => {
                 let file = self.name.clone();
                 Err(DataError::TrailingBytes { file, promised: promised as u64 })
+            }
+            Err(error) => {
+                self.failed(error)?;
+                Err(DataError::malformed(&self.name, "is truncated: it ends before its checksum"))
             }
         }
     }
@@ -173,9 +178,10 @@ impl<R: Read> Stream<R> {
     fn failed(&self, error: io::Error) -> Result<(), DataError> {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Ok(()),
-            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
-                Err(DataError::malformed(&self.name, format!("is corrupt: {error}")))
-            }
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Err(DataError::malformed(
+                &self.name,
+                format!("is corrupt: {}", error.to_string().to_lowercase()),
+            )),
             _ => Err(DataError::Io { file: self.name.clone(), error }),
         }
     }

@@ -40,9 +40,7 @@ impl Dataset {
         match (&self.train.features, self.shape.as_slice()) {
             (Features::U8(values), &[channels, _, _]) => u8_moments(values, channels, self.width()),
             (Features::U8(values), _) => u8_moments(values, 1, self.width()),
-            (Features::F32(values), &[channels, _, _]) => {
-                f32_moments(values, channels, self.width())
-            }
+            (Features::F32(values), &[channels, _, _]) => f32_moments(values, channels, self.width()),
             (Features::F32(values), _) => f32_moments(values, self.width(), self.width()),
         }
     }
@@ -81,12 +79,7 @@ fn f32_moments(values: &[f32], groups: usize, width: usize) -> Vec<(f64, f64)> {
 }
 
 /// The mean of `term(group, x)` over each group.
-fn averages(
-    values: &[f32],
-    groups: usize,
-    width: usize,
-    term: impl Fn(usize, f64) -> f64,
-) -> Vec<f64> {
+fn averages(values: &[f32], groups: usize, width: usize, term: impl Fn(usize, f64) -> f64) -> Vec<f64> {
     let mut sums = vec![0_f64; groups];
     for row in values.chunks_exact(width) {
         for (group, run) in row.chunks_exact(width / groups).enumerate() {

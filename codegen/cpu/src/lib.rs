@@ -1,0 +1,18 @@
+//! Machine code for CPUs by Cranelift.
+//!
+//! [`CpuBackend`] compiles every kernel of a program to one function and lays the functions out in one blob that runs
+//! wherever it is mapped: kernels call nothing and refer to nothing outside themselves.
+//!
+//! * `emit` writes a kernel as Cranelift's IR: the loop nest, expressions on 128-bit vectors, contraction tiles;
+//! * `machine` says what a target's instructions offer and configures Cranelift for it;
+//! * `blob` compiles functions and lays them out;
+//! * `native` looks at the machine that this program runs on.
+
+mod backend;
+mod blob;
+mod emit;
+mod machine;
+mod native;
+
+pub use backend::CpuBackend;
+pub use native::native;

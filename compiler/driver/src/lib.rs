@@ -1,0 +1,1 @@
+//! Compiles ONNX networks for on-device INT8 Forward-Forward training.

@@ -1,0 +1,606 @@
+//! Writes the kernels of a placed layer: contraction, stages, expressions, stores.
+
+use std::collections::HashMap;
+
+use ffc_ir::kernel::{
+    At, BufferClass, Contraction, Expr, Extent, Fold, Kernel, KernelBuilder, Over, Plane, Reduce, Side,
+    Stage, Store,
+};
+use ffc_ir::module::{Granularity, Op, ParamStorage, ReduceOp, Region, Rounding, Sgd, Value};
+use ffc_ir::numerics::{self, Arith};
+use ffc_ir::types::{DType, Dim, Type};
+use ffc_ir::{Handle, activation, elementwise};
+
+use super::place::{Home, is_vector};
+use super::{LayerLowering, LowerError, Sweep};
+
+type V = Handle<Value>;
+type E = Handle<Expr>;
+type Buf = Handle<ffc_ir::kernel::Buffer>;
+
+/// A kernel being written.
+struct Writer {
+    kernel: usize,
+    shape: [Dim; 2],
+    builder: KernelBuilder,
+    /// Expressions of values, by the stage that uses them.
+    known: HashMap<(V, usize), E>,
+    stages: Vec<Stage>,
+}
+
+impl Writer {
+    fn stage(&mut self, over: Over, when: Option<E>, stores: Vec<Store>, reduces: Vec<Reduce>) {
+        if !stores.is_empty() || !reduces.is_empty() {
+            self.stages.push(Stage { over, when, stores, reduces });
+        }
+    }
+
+    /// Which element of a buffer of this type an expression at (row, column) of the kernel's domain means.
+    fn at(&self, ty: Type) -> At {
+        let one = Dim::Const(1);
+        match ty.shape {
+            // Rows of quantized values are padded, even where they have one column.
+            _ if ty.dtype.bytes() < 4 => At::Element,
+            [r, c] if r == one && c == one => At::Scalar,
+            [_, c] if c == one => At::Row,
+            [r, _] if r == one => At::Column,
+            _ => At::Element,
+        }
+    }
+}
+
+/// What a stage writes, before it is known to be over elements or rows.
+#[derive(Default)]
+struct Writes {
+    elements: Vec<Store>,
+    rows: Vec<Store>,
+    reduces: Vec<Reduce>,
+}
+
+impl LayerLowering<'_> {
+    /// A placed kernel, and those that follow it where it is an optimizer whose scale all channels share.
+    pub(super) fn kernel(&mut self, kernel: usize) -> Result<Vec<Kernel>, LowerError> {
+        let group = self.placement.kernels[kernel].clone();
+        let mut writer = Writer {
+            kernel,
+            shape: group.shape,
+            builder: KernelBuilder::default(),
+            known: HashMap::new(),
+            stages: Vec::new(),
+        };
+        let mut optimizer = None;
+        for stage in 0..=self.last_stage(kernel) {
+            let mut writes = Writes::default();
+            for &value in &group.values {
+                if self.placement.homes[&value] == (Home::Kernel { kernel, stage }) {
+                    self.store_value(&mut writer, stage, value, &mut writes)?;
+                }
+            }
+            for &exported in &group.exports {
+                let value = self.value(&mut writer, 0, exported)?;
+                self.stores(&writer, exported, value, &mut writes.elements);
+            }
+            for &effect in &group.effects {
+                if self.placement.effect_stage(self.layer, effect, kernel) != stage {
+                    continue;
+                }
+                match self.layer.values[effect].op {
+                    Op::Sgd(sgd) => optimizer = self.optimize(&mut writer, sgd, &mut writes)?,
+                    _ => self.effect(&mut writer, stage, effect, &mut writes)?,
+                }
+            }
+            writer.stage(Over::Rows, None, writes.rows, Vec::new());
+            writer.stage(Over::Elements, None, writes.elements, writes.reduces);
+        }
+        let contraction = group.dot.map(|dot| self.contraction(dot)).transpose()?;
+        let name = self.kernel_name(kernel);
+        let following = match optimizer {
+            Some(optimizer) => self.rescale(&mut writer, &optimizer, &name),
+            None => Vec::new(),
+        };
+        let kernel = self.finish(name, writer.shape, contraction, writer.builder, writer.stages);
+        Ok(std::iter::once(kernel).chain(following).collect())
+    }
+
+    fn finish(
+        &self,
+        name: String,
+        shape: [Dim; 2],
+        contraction: Option<Contraction>,
+        builder: KernelBuilder,
+        stages: Vec<Stage>,
+    ) -> Kernel {
+        let [rows, columns] = shape.map(|dim| self.extent(dim));
+        Kernel { name, rows, columns, contraction, exprs: builder.exprs, stages }
+    }
+
+    fn last_stage(&self, kernel: usize) -> usize {
+        let group = &self.placement.kernels[kernel];
+        let values = group.values.iter().map(|value| match self.placement.homes[value] {
+            Home::Kernel { stage, .. } => stage,
+            _ => 0,
+        });
+        let effects =
+            group.effects.iter().map(|&effect| self.placement.effect_stage(self.layer, effect, kernel));
+        values.chain(effects).max().unwrap_or(0)
+    }
+
+    /// The sweep, the layer, and what the kernel does: the optimizer's parameter, or the last name of what it makes.
+    fn kernel_name(&self, kernel: usize) -> String {
+        let group = &self.placement.kernels[kernel];
+        let sgd = group.effects.iter().find_map(|&effect| match self.layer.values[effect].op {
+            Op::Sgd(sgd) => Some(sgd),
+            _ => None,
+        });
+        let prefix = self.sweep.prefix();
+        if let Some(sgd) = sgd {
+            return format!("{prefix}{}.sgd", self.module.params[sgd.param].name);
+        }
+        let last = group.effects.last().or(group.values.last()).or(group.exports.last());
+        let what = match self.placement.region(self.layer, kernel) {
+            Region::Forward if group.dot.is_some() || self.index == 0 => "forward",
+            Region::Head if group.dot.is_some() => "head",
+            Region::Update if group.dot.is_some() => "gradient",
+            _ => last.map_or("kernel", |&value| self.layer.values[value].name.as_str()),
+        };
+        format!("{prefix}{}.{what}", self.layer.name)
+    }
+
+    fn contraction(&mut self, dot: V) -> Result<Contraction, LowerError> {
+        let Op::Dot { lhs, rhs } = self.layer.values[dot].op else {
+            unreachable!("a kernel's contraction is a dot")
+        };
+        let depth = self.extent(self.layer.ty(lhs).columns());
+        let non_negative = match (self.is_non_negative(lhs), self.is_non_negative(rhs)) {
+            (true, _) => Some(Side::Lhs),
+            (false, true) => Some(Side::Rhs),
+            (false, false) => None,
+        };
+        Ok(Contraction { lhs: self.stored(lhs)?, rhs: self.stored(rhs)?, depth, non_negative })
+    }
+
+    /// Where a value lies in memory, in the orientation in which it is named.
+    fn stored(&mut self, value: V) -> Result<Buf, LowerError> {
+        let ir = &self.layer.values[value];
+        let buffer = match ir.op {
+            Op::Param(param) => Some(self.lowering.param_plane(self.module, param, Plane::Value)),
+            Op::ScaleOf(param) => Some(self.lowering.param_plane(self.module, param, Plane::Scale)),
+            Op::Operand(n) => self.operands.get(n as usize).and_then(|operand| operand.plain),
+            Op::Transpose(source) if is_vector(ir.ty) => Some(self.stored(source)?),
+            Op::Transpose(source) => match (&self.layer.values[source].op, self.plain.get(&value)) {
+                (Op::Operand(n), _) => self.operands.get(*n as usize).and_then(|operand| operand.turned),
+                (_, Some(&own)) => Some(own),
+                (_, None) => self.turned.get(&source).copied(),
+            },
+            _ => self.plain.get(&value).copied(),
+        };
+        buffer.ok_or_else(|| self.error(format!("`{}` is not in memory where it is needed", ir.name)))
+    }
+
+    /// The stores and the reduction of one value of the kernel.
+    fn store_value(
+        &mut self,
+        writer: &mut Writer,
+        stage: usize,
+        value: V,
+        writes: &mut Writes,
+    ) -> Result<(), LowerError> {
+        if let Op::Reduce(op, source) = self.layer.values[value].op {
+            let reduced = self.reduced(writer, stage, op, source)?;
+            writes.reduces.push(Reduce {
+                op: fold(op, self.layer.ty(value).dtype),
+                value: reduced,
+                into: self.plain[&value],
+            });
+            return Ok(());
+        }
+        if !self.plain.contains_key(&value) && !self.turned.contains_key(&value) {
+            return Ok(());
+        }
+        let expr = self.value(writer, stage, value)?;
+        let per_row = self.placement.is_per_row(self.layer, value, writer.kernel);
+        let stores = if per_row { &mut writes.rows } else { &mut writes.elements };
+        self.stores(writer, value, expr, stores);
+        Ok(())
+    }
+
+    /// Stores a value wherever it is wanted.
+    fn stores(&self, writer: &Writer, value: V, expr: E, stores: &mut Vec<Store>) {
+        let at = writer.at(self.layer.ty(value));
+        let plain = self.plain.get(&value).map(|&buffer| Store { buffer, at, value: expr });
+        let turned = self.turned.get(&value).map(|&buffer| Store { buffer, at: At::Transposed, value: expr });
+        stores.extend(plain.into_iter().chain(turned));
+    }
+
+    /// What a reduction adds up or compares.
+    fn reduced(
+        &mut self,
+        writer: &mut Writer,
+        stage: usize,
+        op: ReduceOp,
+        source: V,
+    ) -> Result<E, LowerError> {
+        let value = self.value(writer, stage, source)?;
+        let m = &mut writer.builder;
+        Ok(match op {
+            ReduceOp::Sum | ReduceOp::Max => value,
+            ReduceOp::AbsMax => elementwise::unary(m, ffc_ir::module::UnaryOp::Abs, value),
+            ReduceOp::SumSquares if self.layer.ty(source).dtype == DType::F32 => m.fmul(value, value),
+            ReduceOp::SumSquares => m.imul(value, value),
+        })
+    }
+
+    /// The expression of a value in a stage.
+    fn value(&mut self, writer: &mut Writer, stage: usize, value: V) -> Result<E, LowerError> {
+        if let Some(&known) = writer.known.get(&(value, stage)) {
+            return Ok(known);
+        }
+        let ir = &self.layer.values[value];
+        let computed = match self.placement.homes[&value] {
+            Home::Anywhere => true,
+            Home::Turned(_) => false,
+            Home::Kernel { .. } => {
+                self.placement.is_at_hand(self.layer, value, writer.kernel, stage)
+                    || !self.plain.contains_key(&value)
+            }
+        };
+        let expr = if computed {
+            self.compute(writer, stage, value)?
+        } else {
+            let buffer = self.stored(value)?;
+            let at = writer.at(ir.ty);
+            writer.builder.load(buffer, at)
+        };
+        writer.known.insert((value, stage), expr);
+        Ok(expr)
+    }
+
+    /// Computes a value on the spot.
+    fn compute(&mut self, writer: &mut Writer, stage: usize, value: V) -> Result<E, LowerError> {
+        let Value { op, ty, name } = self.layer.values[value].clone();
+        let per_sample = self.rows_per_sample();
+        let at = writer.at(ty);
+        Ok(match op {
+            Op::Constant(constant) => writer.builder.f32(constant),
+            Op::Control(control) => {
+                let buffer = self.control(control);
+                writer.builder.load(buffer, At::Scalar)
+            }
+            Op::Operand(_) | Op::Param(_) | Op::ScaleOf(_) => {
+                let buffer = self.stored(value)?;
+                writer.builder.load(buffer, at)
+            }
+            Op::Transpose(source) => self.turned_load(writer, source, ty)?,
+            Op::Input => {
+                let shape = [Extent::Rows(1), Extent::Const(self.module.features)];
+                let buffer = self.lowering.shared(BufferClass::Input, "input", self.module.input, shape);
+                let at = if per_sample == 1 { At::Element } else { At::Sample(per_sample) };
+                writer.builder.load(buffer, at)
+            }
+            Op::Target => self.target(writer),
+            Op::Overlaid { stream } => {
+                let key = self.stream_key(writer, stream);
+                let label = match self.module.rows {
+                    ffc_ir::module::RowPlan::Contrast { .. } => self.target(writer),
+                    // No label is known, and none is asked for.
+                    _ => writer.builder.i32(0),
+                };
+                let row = writer.builder.expr(Expr::RowIndex);
+                let (plan, classes) = (self.module.rows, self.module.classes);
+                elementwise::overlaid_label(&mut writer.builder, plan, classes, key, row, label)
+            }
+            Op::Polarity => {
+                let row = writer.builder.expr(Expr::RowIndex);
+                elementwise::polarity(&mut writer.builder, self.module.rows, row)
+            }
+            Op::OneHot { labels, .. } => {
+                let label = self.value(writer, stage, labels)?;
+                let column = writer.builder.expr(Expr::ColumnIndex);
+                elementwise::one_hot(&mut writer.builder, label, column)
+            }
+            Op::Overlay { value, labels, classes, on, off } => {
+                let x = self.value(writer, stage, value)?;
+                let label = self.value(writer, stage, labels)?;
+                let column = writer.builder.expr(Expr::ColumnIndex);
+                let code = elementwise::OverlayCode { classes, on, off };
+                elementwise::overlay(&mut writer.builder, code, x, label, column)
+            }
+            Op::Dot { .. } => writer.builder.expr(Expr::Accumulator),
+            Op::Unary(op, x) => {
+                let x = self.value(writer, stage, x)?;
+                elementwise::unary(&mut writer.builder, op, x)
+            }
+            Op::Binary(op, a, b) => {
+                let a = self.value(writer, stage, a)?;
+                let b = self.value(writer, stage, b)?;
+                elementwise::binary(&mut writer.builder, op, a, b)
+            }
+            Op::Activate(function, x) => {
+                let x = self.value(writer, stage, x)?;
+                activation::activate(&mut writer.builder, function, x)
+            }
+            Op::ActivateGrad { activation: function, output, grad } => {
+                let y = self.value(writer, stage, output)?;
+                let grad = self.value(writer, stage, grad)?;
+                activation::activate_grad(&mut writer.builder, function, y, grad)
+            }
+            Op::Convert(x) => {
+                let x = self.value(writer, stage, x)?;
+                writer.builder.to_f32(x)
+            }
+            Op::Splat(x) => self.value(writer, stage, x)?,
+            Op::Quantize { value, scale, rounding } => {
+                let x = self.value(writer, stage, value)?;
+                let scale = self.value(writer, stage, scale)?;
+                let noise = match rounding {
+                    Rounding::Nearest => None,
+                    Rounding::Stochastic(stream) => Some(self.noise(writer, stream)),
+                };
+                elementwise::quantize(&mut writer.builder, x, scale, noise)
+            }
+            Op::Ahead => self.ahead(writer, ty)?,
+            Op::Reduce(..)
+            | Op::Publish(_)
+            | Op::Score { .. }
+            | Op::Report(_)
+            | Op::Track { .. }
+            | Op::Assign { .. }
+            | Op::Sgd(_) => return Err(self.error(format!("`{name}` cannot be computed on the spot"))),
+        })
+    }
+
+    /// Loads a value that exists anyway, transposed.
+    fn turned_load(&mut self, writer: &mut Writer, source: V, ty: Type) -> Result<E, LowerError> {
+        let matrix = !is_vector(ty);
+        if let (true, Op::Param(param)) = (matrix, &self.layer.values[source].op) {
+            let buffer = self.lowering.param_plane(self.module, *param, Plane::Value);
+            return Ok(writer.builder.load(buffer, At::Transposed));
+        }
+        if let (true, Op::Operand(n)) = (matrix, &self.layer.values[source].op) {
+            let turned = self.operands.get(*n as usize).and_then(|operand| operand.turned);
+            let buffer = turned.ok_or_else(|| self.error("an operand is not in memory transposed"))?;
+            return Ok(writer.builder.load(buffer, At::Element));
+        }
+        let buffer = self.stored(source)?;
+        let at = writer.at(ty);
+        Ok(writer.builder.load(buffer, at))
+    }
+
+    fn target(&mut self, writer: &mut Writer) -> E {
+        let shape = [Extent::Rows(1), Extent::Const(1)];
+        let labels = self.lowering.shared(BufferClass::Labels, "labels", DType::I32, shape);
+        let per_sample = self.rows_per_sample();
+        let at = if per_sample == 1 { At::Row } else { At::RowSample(per_sample) };
+        writer.builder.load(labels, at)
+    }
+
+    fn stream_key(&mut self, writer: &mut Writer, stream: u32) -> E {
+        let key = self.key();
+        let key = writer.builder.load(key, At::Scalar);
+        numerics::stream_key(&mut writer.builder, key, stream)
+    }
+
+    fn noise(&mut self, writer: &mut Writer, stream: u32) -> E {
+        let key = self.stream_key(writer, stream);
+        let row = writer.builder.expr(Expr::RowIndex);
+        let column = writer.builder.expr(Expr::ColumnIndex);
+        numerics::draw_fraction(&mut writer.builder, key, row, column)
+    }
+
+    /// The sum of what later layers published, in their order.
+    fn ahead(&mut self, writer: &mut Writer, ty: Type) -> Result<E, LowerError> {
+        let publishes = |layer: &ffc_ir::module::Layer| {
+            layer.look_ahead.iter().any(|&value| matches!(layer.values[value].op, Op::Publish(_)))
+        };
+        let later = self.index + 1..self.module.layers.len();
+        let later: Vec<usize> = later.filter(|&layer| publishes(&self.module.layers[layer])).collect();
+        let mut sum = None;
+        for layer in later {
+            let buffer = self.published(layer, ty);
+            let at = writer.at(ty);
+            let published = writer.builder.load(buffer, at);
+            sum = Some(match sum {
+                None => published,
+                Some(sum) => writer.builder.fadd(sum, published),
+            });
+        }
+        sum.ok_or_else(|| self.error("looks ahead, but no later layer publishes its error"))
+    }
+
+    /// An effect other than the optimizer's.
+    fn effect(
+        &mut self,
+        writer: &mut Writer,
+        stage: usize,
+        effect: V,
+        writes: &mut Writes,
+    ) -> Result<(), LowerError> {
+        let op = self.layer.values[effect].op;
+        let written = self.placement.written(self.layer, effect).expect("every effect writes a value");
+        let ty = self.layer.ty(written);
+        let mut at = writer.at(ty);
+        let mut expr = self.value(writer, stage, written)?;
+        let buffer = match op {
+            Op::Report(_) => self.loss()?,
+            Op::Track { param, decay, .. } => {
+                let buffer = self.lowering.param_plane(self.module, param, Plane::Value);
+                let range = writer.builder.load(buffer, At::Scalar);
+                expr = elementwise::track(&mut writer.builder, range, expr, decay);
+                buffer
+            }
+            Op::Assign { param, .. } => self.lowering.param_plane(self.module, param, Plane::Value),
+            // The second sweep has no use for it.
+            Op::Publish(_) if self.sweep == Sweep::Train => return Ok(()),
+            Op::Publish(_) => self.published(self.index, ty),
+            Op::Score { accumulate, .. } => {
+                let buffer = self.scores();
+                if accumulate {
+                    let before = writer.builder.load(buffer, at);
+                    expr = writer.builder.fadd(before, expr);
+                }
+                buffer
+            }
+            _ => return Err(self.error("an effect that lowering does not know")),
+        };
+        if matches!(op, Op::Report(_) | Op::Track { .. }) {
+            at = At::Scalar;
+        }
+        let per_row = self.placement.is_per_row(self.layer, written, writer.kernel) || at == At::Scalar;
+        let stores = if per_row { &mut writes.rows } else { &mut writes.elements };
+        stores.push(Store { buffer, at, value: expr });
+        Ok(())
+    }
+}
+
+/// An optimizer whose stages after the update have still to be written.
+struct Optimizer {
+    sgd: Sgd,
+    granularity: Granularity,
+    saturated: Buf,
+}
+
+impl LayerLowering<'_> {
+    /// The update of each element, in the epilogue of its gradient.
+    fn optimize(
+        &mut self,
+        writer: &mut Writer,
+        sgd: Sgd,
+        writes: &mut Writes,
+    ) -> Result<Option<Optimizer>, LowerError> {
+        let gradient = self.value(writer, 0, sgd.grad)?;
+        let factor = self.value(writer, 0, sgd.factor)?;
+        let value = self.lowering.param_plane(self.module, sgd.param, Plane::Value);
+        let velocity = sgd
+            .momentum
+            .map(|(param, momentum)| (self.lowering.param_plane(self.module, param, Plane::Value), momentum));
+        let m = &mut writer.builder;
+        let old_velocity = velocity.map(|(buffer, momentum)| {
+            let load = m.load(buffer, At::Element);
+            (load, m.f32(momentum))
+        });
+        let ParamStorage::Fixed16(granularity) = self.module.params[sgd.param].storage else {
+            let weight = m.load(value, At::Element);
+            let (weight, moved) = elementwise::sgd_float(m, weight, gradient, factor, old_velocity);
+            writes.elements.push(Store { buffer: value, at: At::Element, value: weight });
+            let moved =
+                velocity.zip(moved).map(|((buffer, _), value)| Store { buffer, at: At::Element, value });
+            writes.elements.extend(moved);
+            return Ok(None);
+        };
+        let low = self.lowering.param_plane(self.module, sgd.param, Plane::Low);
+        let scale = self.lowering.param_plane(self.module, sgd.param, Plane::Scale);
+        let noise = self.noise(writer, sgd.stream);
+        let m = &mut writer.builder;
+        let scale = m.load(scale, scale_at(granularity));
+        let factor = elementwise::fixed_factor(m, factor, scale);
+        let gradient = m.to_f32(gradient);
+        let (high_byte, low_byte) = (m.load(value, At::Element), m.load(low, At::Element));
+        let weight = numerics::join_planes(m, high_byte, low_byte);
+        let old_velocity = old_velocity.map(|(velocity, momentum)| (m.to_f32(velocity), momentum));
+        let step = numerics::sgd_step(m, weight, gradient, factor, noise, old_velocity);
+        let (high_byte, low_byte) = numerics::split_planes(m, step.weight);
+        for (buffer, byte) in [(value, high_byte), (low, low_byte)] {
+            writes.elements.push(Store { buffer, at: At::Element, value: byte });
+        }
+        let moved =
+            velocity.zip(step.velocity).map(|((buffer, _), value)| Store { buffer, at: At::Element, value });
+        writes.elements.extend(moved);
+        let zero = m.i32(0);
+        let flag = m.isub(zero, step.saturated);
+        let rows = Type::new(DType::I32, writer.shape[0], Dim::Const(1));
+        let name = format!("{}.saturated", self.module.params[sgd.param].name);
+        let saturated = self.arena_buffer(name, rows, BufferClass::Arena);
+        writes.reduces.push(Reduce { op: Fold::MaxI32, value: flag, into: saturated });
+        Ok(Some(Optimizer { sgd, granularity, saturated }))
+    }
+
+    /// Doubles the scale of what saturated and halves its elements: channel by channel in the same kernel, or all of a
+    /// tensor in two kernels of their own.
+    fn rescale(&mut self, writer: &mut Writer, optimizer: &Optimizer, name: &str) -> Vec<Kernel> {
+        let Optimizer { sgd, granularity, saturated } = optimizer;
+        let scale = self.lowering.param_plane(self.module, sgd.param, Plane::Scale);
+        match granularity {
+            Granularity::Channel => {
+                let flag = writer.builder.load(*saturated, At::Row);
+                let halves = self.halves(&mut writer.builder, sgd);
+                writer.stage(Over::Elements, Some(flag), halves, Vec::new());
+                let doubled = doubled(&mut writer.builder, scale, At::Row);
+                writer.stage(Over::Rows, Some(flag), vec![doubled], Vec::new());
+                Vec::new()
+            }
+            Granularity::Tensor => {
+                let any_type = Type::new(DType::I32, Dim::Const(1), Dim::Const(1));
+                let any_name = format!("{}.saturated.any", self.module.params[sgd.param].name);
+                let any = self.arena_buffer(any_name, any_type, BufferClass::Arena);
+                vec![
+                    self.any_saturated(writer.shape, name, *saturated, any, scale),
+                    self.halve_all(writer.shape, name, any, sgd),
+                ]
+            }
+        }
+    }
+
+    /// Whether any row saturated, and the doubled scale.
+    fn any_saturated(&mut self, shape: [Dim; 2], name: &str, saturated: Buf, any: Buf, scale: Buf) -> Kernel {
+        let shape = [Dim::Const(1), shape[0]];
+        let mut m = KernelBuilder::default();
+        let flag = m.load(saturated, At::Column);
+        let reduce = Reduce { op: Fold::MaxI32, value: flag, into: any };
+        let when = m.load(any, At::Scalar);
+        let doubled = doubled(&mut m, scale, At::Scalar);
+        let stages = vec![
+            Stage { over: Over::Elements, when: None, stores: Vec::new(), reduces: vec![reduce] },
+            Stage { over: Over::Rows, when: Some(when), stores: vec![doubled], reduces: Vec::new() },
+        ];
+        self.finish(format!("{name}.saturated"), shape, None, m, stages)
+    }
+
+    fn halve_all(&mut self, shape: [Dim; 2], name: &str, any: Buf, sgd: &Sgd) -> Kernel {
+        let mut m = KernelBuilder::default();
+        let when = m.load(any, At::Scalar);
+        let stores = self.halves(&mut m, sgd);
+        let stages = vec![Stage { over: Over::Elements, when: Some(when), stores, reduces: Vec::new() }];
+        self.finish(format!("{name}.rescale"), shape, None, m, stages)
+    }
+
+    fn halves(&mut self, m: &mut KernelBuilder, sgd: &Sgd) -> Vec<Store> {
+        let value = self.lowering.param_plane(self.module, sgd.param, Plane::Value);
+        let low = self.lowering.param_plane(self.module, sgd.param, Plane::Low);
+        let (high_byte, low_byte) = (m.load(value, At::Element), m.load(low, At::Element));
+        let weight = numerics::join_planes(m, high_byte, low_byte);
+        let half = numerics::halve(m, weight);
+        let (high_byte, low_byte) = numerics::split_planes(m, half);
+        let mut stores = vec![
+            Store { buffer: value, at: At::Element, value: high_byte },
+            Store { buffer: low, at: At::Element, value: low_byte },
+        ];
+        if let Some((velocity, _)) = sgd.momentum {
+            let buffer = self.lowering.param_plane(self.module, velocity, Plane::Value);
+            let velocity = m.load(buffer, At::Element);
+            let half = numerics::halve(m, velocity);
+            stores.push(Store { buffer, at: At::Element, value: half });
+        }
+        stores
+    }
+}
+
+fn scale_at(granularity: Granularity) -> At {
+    match granularity {
+        Granularity::Channel => At::Row,
+        Granularity::Tensor => At::Scalar,
+    }
+}
+
+fn doubled(m: &mut KernelBuilder, scale: Buf, at: At) -> Store {
+    let value = m.load(scale, at);
+    let value = m.fadd(value, value);
+    Store { buffer: scale, at, value }
+}
+
+fn fold(op: ReduceOp, dtype: DType) -> Fold {
+    match (op, dtype) {
+        (ReduceOp::Max | ReduceOp::AbsMax, _) => Fold::MaxF32,
+        (_, DType::F32) => Fold::SumF32,
+        _ => Fold::SumI32,
+    }
+}

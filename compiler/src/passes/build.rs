@@ -1,0 +1,134 @@
+//! Appends operations to a layer with the types that follow from their operands.
+
+use ffc_ir::module::{BinaryOp, Layer, Module, Op, Param, ReduceOp, Region, UnaryOp, Value};
+use ffc_ir::types::{DType, Dim, Type};
+use ffc_ir::{Arena, Handle};
+
+/// A place at the end of a region of a layer.
+pub(crate) struct Builder<'a> {
+    pub(crate) layer: &'a mut Layer,
+    pub(crate) region: Region,
+}
+
+pub(crate) type V = Handle<Value>;
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(layer: &'a mut Layer, region: Region) -> Self {
+        Self { layer, region }
+    }
+
+    pub(crate) fn push(&mut self, name: &str, op: Op, ty: Type) -> V {
+        self.layer.push(self.region, name, op, ty)
+    }
+
+    pub(crate) fn ty(&self, value: V) -> Type {
+        self.layer.ty(value)
+    }
+
+    /// An equal operation that the layer has already.
+    fn known(&self, op: &Op) -> Option<V> {
+        self.layer.ops().map(|(_, value)| value).find(|&value| self.layer.values[value].op == *op)
+    }
+
+    fn shared(&mut self, name: &str, op: Op, ty: Type) -> V {
+        match self.known(&op) {
+            Some(value) => value,
+            None => self.push(name, op, ty),
+        }
+    }
+
+    pub(crate) fn constant(&mut self, value: f32) -> V {
+        self.shared("c", Op::Constant(value), Type::scalar())
+    }
+
+    pub(crate) fn param(&mut self, params: &Arena<Param>, name: &str, param: Handle<Param>) -> V {
+        self.shared(name, Op::Param(param), params[param].ty())
+    }
+
+    pub(crate) fn binary(&mut self, name: &str, op: BinaryOp, a: V, b: V) -> V {
+        let shape = self.ty(a).broadcast(self.ty(b)).expect("passes combine values of shapes that broadcast");
+        let ty = Type { dtype: DType::F32, shape };
+        self.push(name, Op::Binary(op, a, b), ty)
+    }
+
+    pub(crate) fn add(&mut self, name: &str, a: V, b: V) -> V {
+        self.binary(name, BinaryOp::Add, a, b)
+    }
+
+    pub(crate) fn sub(&mut self, name: &str, a: V, b: V) -> V {
+        self.binary(name, BinaryOp::Sub, a, b)
+    }
+
+    pub(crate) fn mul(&mut self, name: &str, a: V, b: V) -> V {
+        self.binary(name, BinaryOp::Mul, a, b)
+    }
+
+    pub(crate) fn div(&mut self, name: &str, a: V, b: V) -> V {
+        self.binary(name, BinaryOp::Div, a, b)
+    }
+
+    pub(crate) fn mul_constant(&mut self, name: &str, a: V, factor: f32) -> V {
+        let factor = self.constant(factor);
+        self.mul(name, a, factor)
+    }
+
+    pub(crate) fn unary(&mut self, name: &str, op: UnaryOp, a: V) -> V {
+        let ty = self.ty(a);
+        self.push(name, Op::Unary(op, a), ty)
+    }
+
+    pub(crate) fn convert(&mut self, name: &str, a: V) -> V {
+        let ty = self.ty(a).with_dtype(DType::F32);
+        self.push(name, Op::Convert(a), ty)
+    }
+
+    pub(crate) fn transpose(&mut self, name: &str, a: V) -> V {
+        let ty = self.ty(a).transposed();
+        self.shared(name, Op::Transpose(a), ty)
+    }
+
+    pub(crate) fn dot(&mut self, name: &str, lhs: V, rhs: V) -> V {
+        let (left, right) = (self.ty(lhs), self.ty(rhs));
+        let dtype = if left.dtype == DType::I8 { DType::I32 } else { DType::F32 };
+        self.push(name, Op::Dot { lhs, rhs }, Type::new(dtype, left.rows(), right.rows()))
+    }
+
+    pub(crate) fn reduce(&mut self, name: &str, op: ReduceOp, a: V) -> V {
+        let ty = self.ty(a);
+        let dtype = if ty.dtype == DType::F32 { DType::F32 } else { DType::I32 };
+        self.push(name, Op::Reduce(op, a), Type::new(dtype, ty.rows(), Dim::Const(1)))
+    }
+
+    /// Reduces along columns and then along rows, to `[1, 1]`.
+    pub(crate) fn reduce_all(&mut self, name: &str, per_row: ReduceOp, over_rows: ReduceOp, a: V) -> V {
+        let rows = self.reduce(&format!("{name}.rows"), per_row, a);
+        self.reduce_rows(name, over_rows, rows)
+    }
+
+    /// Reduces a value per row to `[1, 1]`.
+    pub(crate) fn reduce_rows(&mut self, name: &str, op: ReduceOp, a: V) -> V {
+        let turned = self.transpose(&format!("{name}.turned"), a);
+        self.reduce(name, op, turned)
+    }
+}
+
+/// A stream of the random generator that the module does not use yet.
+pub(crate) fn new_stream(module: &Module) -> u32 {
+    use ffc_ir::module::Rounding;
+    let used = module.layers.iter().flat_map(|layer| {
+        layer.values.values().filter_map(|value| match value.op {
+            Op::Overlaid { stream } | Op::Quantize { rounding: Rounding::Stochastic(stream), .. } => {
+                Some(stream)
+            }
+            Op::Sgd(sgd) => Some(sgd.stream),
+            _ => None,
+        })
+    });
+    used.max().map_or(0, |stream| stream + 1)
+}
+
+/// The error signal of a layer: the last value, effects aside, of its look-ahead region, or else of its head.
+pub(crate) fn error_signal(layer: &Layer) -> Option<V> {
+    let last = |region: &[V]| region.iter().rev().copied().find(|&value| !layer.values[value].op.is_effect());
+    last(&layer.look_ahead).or_else(|| last(&layer.head))
+}

@@ -1,0 +1,239 @@
+//! Derives each layer's gradient from its error signal, strictly inside the layer, and appends the optimizer.
+//!
+//! Gradients are computed channel by channel: the gradient of the activation is `[units, rows]`, so that it is at once
+//! the left operand of the weight gradient, and a bias gradient is a sum along its columns.
+//!
+//! ```text
+//! update {
+//!   %g = dot (transpose @head), %error                  gradient of the activation, [units, rows]
+//!   %gz = activate_grad %y^T, %g                        through the activation function
+//!   assign @bias, bias - rate * sum %gz
+//!   %scaled = mul %gz, %row_factor^T                    the operand's row factor, since the operand is unscaled
+//!   %dw = dot %scaled, %a^T                             [units, inputs]
+//!   sgd @weight, %dw
+//!   sgd @head, dot %error^T, %y^T                       (projection)
+//! }
+//! ```
+
+use ffc_ir::Handle;
+use ffc_ir::module::{
+    Activation, Control, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, ReduceOp, Region, Sgd,
+};
+use ffc_ir::types::{Dim, Type};
+
+use super::build::{Builder, V, error_signal, new_stream};
+use super::insert_goodness_heads::{head_name, score_factor};
+use crate::recipe::{Goodness, Head, Options};
+
+/// Runs the pass.
+///
+/// # Errors
+/// Where a layer's forward region is not contraction, bias and activation.
+pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
+    let mut stream = new_stream(&module);
+    for index in 0..module.layers.len() {
+        let mut layer = std::mem::take(&mut module.layers[index]);
+        if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
+            let dense = Dense::of(&module, &layer)?;
+            let mut deriver =
+                Deriver { module: &mut module, layer: &mut layer, options, stream: &mut stream };
+            deriver.derive(&dense)?;
+        }
+        module.layers[index] = layer;
+    }
+    Ok(module)
+}
+
+/// The parts of a dense layer's forward region.
+struct Dense {
+    input: V,
+    weight: Handle<Param>,
+    bias: Option<Handle<Param>>,
+    /// Activation functions in the order in which they are applied, each with its output.
+    activations: Vec<(Activation, V)>,
+}
+
+impl Dense {
+    fn of(module: &Module, layer: &Layer) -> Result<Self, String> {
+        let refuse = |name: &str| {
+            Err(format!(
+                "layer `{}`: `{name}` is neither the contraction, its bias nor an activation function",
+                layer.name
+            ))
+        };
+        let param = |value: V| match layer.values[value].op {
+            Op::Param(param) => Some(param),
+            _ => None,
+        };
+        let mut dense = None;
+        for &value in &layer.forward {
+            let ir = &layer.values[value];
+            match ir.op {
+                Op::Dot { lhs, rhs } => {
+                    let Some(weight) = param(rhs) else { return refuse(&ir.name) };
+                    dense = Some(Self { input: lhs, weight, bias: None, activations: Vec::new() });
+                }
+                Op::Binary(ffc_ir::module::BinaryOp::Add, _, bias) => match (&mut dense, param(bias)) {
+                    (Some(dense), Some(param)) if module.params[param].role == ParamRole::Bias => {
+                        dense.bias = Some(param);
+                    }
+                    // The small constant under the root of a normalisation.
+                    _ if layer.ty(value).columns() == Dim::Const(1) => {}
+                    _ => return refuse(&ir.name),
+                },
+                Op::Activate(activation, _) => match &mut dense {
+                    Some(dense) => dense.activations.push((activation, value)),
+                    None => return refuse(&ir.name),
+                },
+                // What insert-normalization adds: factors per row.
+                Op::Binary(ffc_ir::module::BinaryOp::Mul, _, factor)
+                    if matches!(layer.values[factor].op, Op::Operand(1)) => {}
+                Op::Operand(_) | Op::Param(_) | Op::Constant(_) | Op::Reduce(..) | Op::Unary(..) => {}
+                _ if layer.ty(value).columns() == Dim::Const(1) => {}
+                _ => return refuse(&ir.name),
+            }
+        }
+        dense.ok_or_else(|| format!("layer `{}` has no contraction", layer.name))
+    }
+}
+
+struct Deriver<'a> {
+    module: &'a mut Module,
+    layer: &'a mut Layer,
+    options: &'a Options,
+    stream: &'a mut u32,
+}
+
+impl Deriver<'_> {
+    fn builder(&mut self) -> Builder<'_> {
+        Builder::new(self.layer, Region::Update)
+    }
+
+    fn derive(&mut self, dense: &Dense) -> Result<(), String> {
+        let error =
+            error_signal(self.layer).ok_or_else(|| format!("layer `{}` has no head yet", self.layer.name))?;
+        let rate = self.builder().push("rate", Op::Control(Control::Rate), Type::scalar());
+        let rate = self.mean_over_pairs(rate);
+        let gradient = match self.layer.role {
+            LayerRole::Classifier => self.builder().transpose("error.t", error),
+            _ => self.activation_gradient(error)?,
+        };
+        let gradient = self.through_activations(dense, gradient);
+        if let Some(bias) = dense.bias {
+            self.update_bias(bias, gradient, rate);
+        }
+        self.update_weight(dense, gradient, rate);
+        if self.layer.role == LayerRole::Hidden && self.options.head == Head::Projection {
+            self.update_head(error, rate);
+        }
+        Ok(())
+    }
+
+    /// A positive and a negative row a sample count as one: the mean over rows is half of that over samples.
+    fn mean_over_pairs(&mut self, rate: V) -> V {
+        if self.layer.role == LayerRole::Hidden && self.options.overlays_labels() {
+            return self.builder().mul_constant("rate.row", rate, 0.5);
+        }
+        rate
+    }
+
+    /// `[units, rows]`: the derivative of the loss by the layer's activation.
+    fn activation_gradient(&mut self, error: V) -> Result<V, String> {
+        let activation = self.layer.outputs[0];
+        let Dim::Const(units) = self.layer.ty(activation).columns() else {
+            return Err(format!("layer `{}` does not give a matrix", self.layer.name));
+        };
+        let head = self.options.head;
+        if let Head::SumOfSquares { goodness, .. } = head {
+            let mut builder = self.builder();
+            let turned = builder.transpose("y.t", activation);
+            let error = builder.transpose("error.t", error);
+            let product = builder.mul("y.error", turned, error);
+            let factor = match goodness {
+                Goodness::Mean => 2.0 / units as f32,
+                Goodness::Sum => 2.0,
+            };
+            return Ok(builder.mul_constant("gradient", product, factor));
+        }
+        let matrix = self.module.param(&head_name(self.layer)).ok_or("the head has no matrix")?;
+        let classes = self.module.classes;
+        let params = &self.module.params;
+        let mut builder = Builder::new(self.layer, Region::Update);
+        let matrix = builder.param(params, "head", matrix);
+        let matrix = builder.transpose("head.t", matrix);
+        let gradient = builder.dot("gradient", matrix, error);
+        Ok(match score_factor(head, units, classes) {
+            Some(factor) => builder.mul_constant("gradient.scaled", gradient, factor),
+            None => gradient,
+        })
+    }
+
+    fn through_activations(&mut self, dense: &Dense, gradient: V) -> V {
+        let mut gradient = gradient;
+        for &(activation, output) in dense.activations.iter().rev() {
+            let mut builder = self.builder();
+            let output = builder.transpose("y.t", output);
+            let ty = builder.ty(gradient);
+            gradient = builder.push("gz", Op::ActivateGrad { activation, output, grad: gradient }, ty);
+        }
+        gradient
+    }
+
+    fn update_bias(&mut self, bias: Handle<Param>, gradient: V, rate: V) {
+        let params = &self.module.params;
+        let mut builder = Builder::new(self.layer, Region::Update);
+        let sum = builder.reduce("bias.gradient", ReduceOp::Sum, gradient);
+        let step = builder.mul("bias.step", sum, rate);
+        let value = builder.param(params, "bias", bias);
+        let value = builder.transpose("bias.t", value);
+        let value = builder.sub("bias.new", value, step);
+        let value = builder.transpose("bias.new.t", value);
+        let ty = builder.ty(value);
+        builder.push("bias.assign", Op::Assign { param: bias, value }, ty);
+    }
+
+    fn update_weight(&mut self, dense: &Dense, gradient: V, rate: V) {
+        let mut builder = self.builder();
+        let factor = builder.layer.forward.iter().copied();
+        let factor =
+            factor.into_iter().find(|&value| matches!(builder.layer.values[value].op, Op::Operand(1)));
+        let gradient = match factor {
+            Some(factor) => {
+                let factor = builder.transpose("factor.t", factor);
+                builder.mul("gz.scaled", gradient, factor)
+            }
+            None => gradient,
+        };
+        let input = builder.transpose("input.t", dense.input);
+        let dw = builder.dot("dw", gradient, input);
+        self.sgd(dense.weight, dw, rate);
+    }
+
+    fn update_head(&mut self, error: V, rate: V) {
+        let matrix = self.module.param(&head_name(self.layer)).expect("a projection has its matrix");
+        let activation = self.layer.outputs[0];
+        let mut builder = self.builder();
+        let error = builder.transpose("error.t", error);
+        let activation = builder.transpose("y.t", activation);
+        let dm = builder.dot("dm", error, activation);
+        self.sgd(matrix, dm, rate);
+    }
+
+    fn sgd(&mut self, param: Handle<Param>, grad: V, factor: V) {
+        let momentum = (self.options.momentum > 0.0).then(|| {
+            let Param { name, shape, .. } = &self.module.params[param];
+            let velocity = Param {
+                name: format!("{name}.velocity"),
+                shape: *shape,
+                storage: ParamStorage::F32,
+                role: ParamRole::Velocity,
+            };
+            (self.module.params.push(velocity), self.options.momentum)
+        });
+        let stream = *self.stream;
+        *self.stream += 1;
+        let mut builder = self.builder();
+        let ty = builder.ty(grad);
+        builder.push("sgd", Op::Sgd(Sgd { param, grad, factor, stream, momentum }), ty);
+    }
+}

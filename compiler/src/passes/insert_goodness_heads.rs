@@ -1,0 +1,206 @@
+//! Gives every layer its objective: scores, the loss that is reported, and the error signal, which is the last value
+//! of the head.
+//!
+//! * `projection`, `class-group`: softmax cross-entropy of `dot %y, @head`; the matrix is learned, or has a 1 where a unit
+//!   belongs to a class. The error is `p - onehot`, `[rows, classes]`.
+//! * `sum-of-squares`: with goodness `G` and polarity `s` (+1, -1) the loss is `log(1 + exp(-s (G - theta)))`; the error is
+//!   its derivative by `G`, `-s sigmoid(-s (G - theta))`, `[rows, 1]`.
+//! * the classifier: softmax cross-entropy of its own logits, on rows that carry no label.
+//!
+//! ```text
+//! head { %m = param @fc1.head   %scores = dot %y, %m   %p = softmax ...   report %loss   %error = sub %p, %onehot }
+//! ```
+
+use ffc_ir::Handle;
+use ffc_ir::module::{
+    Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, ReduceOp, Region, RowPlan, UnaryOp,
+};
+use ffc_ir::types::{DType, Dim, Type};
+
+use super::build::{Builder, V};
+use crate::recipe::{Goodness, Head, Options};
+
+/// Runs the pass.
+///
+/// # Errors
+/// Where a layer cannot have the head that the options ask for.
+pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
+    for index in 0..module.layers.len() {
+        let mut layer = std::mem::take(&mut module.layers[index]);
+        match layer.role {
+            LayerRole::Hidden => hidden(&mut module, &mut layer, options)?,
+            LayerRole::Classifier => {
+                let logits = layer.outputs[0];
+                let mut builder = Builder::new(&mut layer, Region::Head);
+                cross_entropy(&module, &mut builder, logits);
+            }
+            LayerRole::Prepare | LayerRole::Whole => {}
+        }
+        module.layers[index] = layer;
+    }
+    Ok(module)
+}
+
+fn hidden(module: &mut Module, layer: &mut Layer, options: &Options) -> Result<(), String> {
+    match options.head {
+        Head::SumOfSquares { goodness: kind, threshold } => {
+            let mut builder = Builder::new(layer, Region::Head);
+            let goodness = goodness(&mut builder, kind);
+            contrast(module, &mut builder, goodness, threshold);
+        }
+        Head::Projection | Head::ClassGroup { .. } => {
+            let scores = class_scores(module, layer, options.head)?;
+            let mut builder = Builder::new(layer, Region::Head);
+            cross_entropy(module, &mut builder, scores);
+        }
+    }
+    Ok(())
+}
+
+/// Name of a layer's head matrix.
+pub(super) fn head_name(layer: &Layer) -> String {
+    format!("{}.head", layer.name)
+}
+
+/// What multiplies the sums of a head: `temperature / units per class` for groups.
+pub(super) fn score_factor(head: Head, units: usize, classes: usize) -> Option<f32> {
+    match head {
+        Head::ClassGroup { temperature } => Some(temperature * classes as f32 / units as f32),
+        Head::Projection | Head::SumOfSquares { .. } => None,
+    }
+}
+
+fn units(layer: &Layer) -> usize {
+    match layer.ty(layer.outputs[0]).columns() {
+        Dim::Const(units) => units,
+        Dim::Rows => unreachable!("activations are [rows, units]"),
+    }
+}
+
+/// `[rows, classes]`: the scores of a layer's activation, in its head region.
+pub(super) fn class_scores(module: &mut Module, layer: &mut Layer, head: Head) -> Result<V, String> {
+    let (units, classes) = (units(layer), module.classes);
+    if units < classes && matches!(head, Head::ClassGroup { .. }) {
+        return Err(format!(
+            "layer `{}` has {units} units for {classes} classes, too few for `class-group`; use `projection`",
+            layer.name
+        ));
+    }
+    let matrix = head_matrix(module, layer, head, units);
+    let activation = layer.outputs[0];
+    let mut builder = Builder::new(layer, Region::Head);
+    let matrix = builder.param(&module.params, "head", matrix);
+    let sums = builder.dot("sums", activation, matrix);
+    Ok(match score_factor(head, units, classes) {
+        Some(factor) => builder.mul_constant("scores", sums, factor),
+        None => sums,
+    })
+}
+
+fn head_matrix(module: &mut Module, layer: &Layer, head: Head, units: usize) -> Handle<Param> {
+    let role = match head {
+        Head::ClassGroup { .. } => ParamRole::Groups,
+        Head::Projection | Head::SumOfSquares { .. } => ParamRole::Head(1.0 / (units as f32).sqrt()),
+    };
+    let shape = [module.classes, units];
+    module.params.push(Param { name: head_name(layer), shape, storage: ParamStorage::F32, role })
+}
+
+/// `scores - max`, `exp` of it, and the sum of that, the pieces of a softmax.
+pub(super) struct Softmax {
+    pub(super) shifted: V,
+    pub(super) exponentials: V,
+    pub(super) sum: V,
+}
+
+pub(super) fn softmax(builder: &mut Builder<'_>, scores: V) -> Softmax {
+    let largest = builder.reduce("largest", ReduceOp::Max, scores);
+    let shifted = builder.sub("shifted", scores, largest);
+    let exponentials = builder.unary("exp", UnaryOp::Exp, shifted);
+    let sum = builder.reduce("exp.sum", ReduceOp::Sum, exponentials);
+    Softmax { shifted, exponentials, sum }
+}
+
+/// Softmax cross-entropy: loss `log sum exp - score of the target`, error `p - onehot`.
+fn cross_entropy(module: &Module, builder: &mut Builder<'_>, scores: V) {
+    let per_row = Type::new(DType::I32, Dim::Rows, Dim::Const(1));
+    let soft = softmax(builder, scores);
+    let target = builder.push("target", Op::Target, per_row);
+    let scores_type = builder.ty(scores).with_dtype(DType::F32);
+    let one_hot = Op::OneHot { labels: target, classes: module.classes };
+    let one_hot = builder.push("onehot", one_hot, scores_type);
+    let log = builder.unary("log", UnaryOp::Log, soft.sum);
+    let hit = builder.mul("hit", one_hot, soft.shifted);
+    let hit = builder.reduce("hit.sum", ReduceOp::Sum, hit);
+    let loss = builder.sub("loss", log, hit);
+    let p = builder.div("p", soft.exponentials, soft.sum);
+    let weight = neutral_rows(module, builder);
+    report(builder, loss, weight);
+    let error = builder.sub("error", p, one_hot);
+    if let Some(weight) = weight {
+        builder.mul("error", error, weight);
+    }
+}
+
+/// 1 for rows that carry no label and 0 for the others, where there are both.
+fn neutral_rows(module: &Module, builder: &mut Builder<'_>) -> Option<V> {
+    if module.rows != (RowPlan::Contrast { neutral: true }) {
+        return None;
+    }
+    let labelled = labelled_rows(builder);
+    let one = builder.constant(1.0);
+    Some(builder.sub("neutral", one, labelled))
+}
+
+/// 1 for positive and negative rows, 0 for neutral ones.
+fn labelled_rows(builder: &mut Builder<'_>) -> V {
+    let polarity = polarity(builder);
+    builder.mul("labelled", polarity, polarity)
+}
+
+fn polarity(builder: &mut Builder<'_>) -> V {
+    builder.push("polarity", Op::Polarity, Type::new(DType::F32, Dim::Rows, Dim::Const(1)))
+}
+
+fn report(builder: &mut Builder<'_>, loss: V, weight: Option<V>) {
+    let loss = match weight {
+        Some(weight) => builder.mul("loss", loss, weight),
+        None => loss,
+    };
+    let total = builder.reduce_rows("loss.total", ReduceOp::Sum, loss);
+    builder.push("report", Op::Report(total), Type::scalar());
+}
+
+/// `[rows, 1]`: sum or mean of the squares of a layer's activation.
+pub(super) fn goodness(builder: &mut Builder<'_>, kind: Goodness) -> V {
+    let activation = builder.layer.outputs[0];
+    let squares = builder.reduce("goodness.sum", ReduceOp::SumSquares, activation);
+    match kind {
+        Goodness::Sum => squares,
+        Goodness::Mean => {
+            let units = units(builder.layer) as f32;
+            builder.mul_constant("goodness", squares, 1.0 / units)
+        }
+    }
+}
+
+/// Logistic loss of goodness against a threshold, towards more on positive rows and less on negative ones.
+fn contrast(module: &Module, builder: &mut Builder<'_>, goodness: V, threshold: f32) {
+    let polarity = polarity(builder);
+    let threshold = builder.constant(threshold);
+    let above = builder.sub("above", goodness, threshold);
+    let margin = builder.mul("margin", above, polarity);
+    let one = builder.constant(1.0);
+    let negated = builder.unary("margin.neg", UnaryOp::Neg, margin);
+    let wrong = builder.unary("wrong", UnaryOp::Exp, negated);
+    let sum = builder.add("wrong.sum", one, wrong);
+    let loss = builder.unary("loss", UnaryOp::Log, sum);
+    let neutral = module.rows == (RowPlan::Contrast { neutral: true });
+    let weight = neutral.then(|| labelled_rows(builder));
+    report(builder, loss, weight);
+    // sigmoid(-margin) = 1 / (1 + exp(margin)).
+    let right = builder.unary("right", UnaryOp::Exp, margin);
+    let sum = builder.add("right.sum", one, right);
+    let signed = builder.unary("polarity.neg", UnaryOp::Neg, polarity);
+    builder.div("error", signed, sum);
+}

@@ -1,0 +1,42 @@
+//! Reads ONNX files into the layer IR, and writes trained networks back.
+//!
+//! [`read`] (or [`decode`]) turns untrusted bytes into a checked [`Model`]: a graph of operators with its constants.
+//! [`import`] walks that graph and gives a [`Network`]: an `imported` module, the weights, and the [`Interface`] that
+//! the file promised to its users. [`export()`](export()) writes a trained network behind the same interface.
+//!
+//! Only [`read`] does I/O.
+
+mod decode;
+#[cfg(test)]
+mod differential;
+mod error;
+pub mod export;
+mod external;
+mod fold;
+mod graph;
+mod import;
+mod interface;
+mod limits;
+mod names;
+mod network;
+mod operators;
+mod restore;
+mod tensor;
+
+/// The ONNX schema's messages: for tests, which write models with them.
+#[doc(hidden)]
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}
+
+pub use decode::{Input, Model, Output, decode, decode_within, read};
+pub use error::{OnnxError, Unsupported};
+pub use export::{ExportError, ExportLayer, ExportModel, Prediction, export};
+pub use external::{ExternalData, ExternalProblem, Folder, NoExternalData};
+pub use graph::{Attribute, Graph, Node};
+pub use import::import;
+pub use interface::{Interface, PredictionKind, Rms, Size, SoftmaxTail};
+pub use limits::Limits;
+pub use network::Network;
+pub use tensor::{ElementType, Tensor};

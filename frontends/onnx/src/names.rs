@@ -1,0 +1,98 @@
+//! Layer names: short, clean and unique, and the ones that people know from their own code.
+
+use std::collections::HashSet;
+
+use crate::graph::Node;
+
+/// Hands out names that were not taken before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    taken: HashSet<String>,
+}
+
+impl Names {
+    /// `name`, or `name` with the first number that makes it unique.
+    pub(crate) fn unique(&mut self, name: &str) -> String {
+        let numbered = || (2u64..).map(|n| format!("{name}.{n}"));
+        let name = std::iter::once(name.to_string())
+            .chain(numbered())
+            .find(|name| !self.taken.contains(name))
+            .expect("numbers do not run out");
+        self.taken.insert(name.clone());
+        name
+    }
+}
+
+/// What exporters append to a layer's name for its weight.
+const SUFFIXES: [&str; 4] = [".weight", "/kernel", ".kernel", "/MatMul/ReadVariableOp"];
+
+/// The name of a layer: the module's path, else what the weight's name says, else what the node's name says.
+pub(crate) fn layer(node: &Node, weight: &str) -> Option<String> {
+    let weight = weight.strip_suffix(":0").unwrap_or(weight);
+    let of_weight = SUFFIXES.iter().find_map(|suffix| weight.strip_suffix(suffix));
+    // `/fc1/Gemm` is the operator of the module `fc1`.
+    let of_node =
+        node.name.strip_suffix(&node.op).map_or(node.name.as_str(), |path| match path.strip_suffix('/') {
+            Some(module) if !module.is_empty() => module,
+            _ => node.name.as_str(),
+        });
+    let names = [node.module.as_deref(), of_weight, Some(of_node)];
+    names.into_iter().flatten().map(clean).find(|name| !name.is_empty())
+}
+
+/// The longest name that is kept.
+const LENGTH: usize = 120;
+
+/// Only letters, digits, `_` and `.`; a path becomes dotted.
+pub(crate) fn clean(name: &str) -> String {
+    let allowed = |c: char| match c {
+        '/' | ':' => '.',
+        c if c.is_ascii_alphanumeric() || c == '.' => c,
+        _ => '_',
+    };
+    let name: String = name.chars().map(allowed).take(LENGTH).collect();
+    name.trim_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, op: &str, module: Option<&str>) -> Node {
+        Node {
+            name: name.to_string(),
+            op: op.to_string(),
+            domain: "ai.onnx".to_string(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            attributes: Default::default(),
+            module: module.map(str::to_string),
+        }
+    }
+
+    #[test]
+    fn layer_names_are_those_of_the_source() {
+        let cases = [
+            (node("node_linear", "Gemm", Some("layers.1")), "x", "layers.1"),
+            (node("/fc1/Gemm", "Gemm", None), "fc1.weight", "fc1"),
+            (node("/fc1/Gemm", "Gemm", None), "onnx::MatMul_3", "fc1"),
+            (
+                node("sequential/dense/MatMul", "MatMul", None),
+                "sequential/dense/MatMul/ReadVariableOp:0",
+                "sequential.dense",
+            ),
+            (node("MatMul1", "MatMul", None), "coefficient1", "MatMul1"),
+            (node("Gemm", "Gemm", None), "w", "Gemm"),
+        ];
+        for (node, weight, name) in cases {
+            assert_eq!(layer(&node, weight).as_deref(), Some(name));
+        }
+        assert_eq!(layer(&node("", "Gemm", None), "w"), None);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names = Names::default();
+        assert_eq!([names.unique("a"), names.unique("a"), names.unique("a")], ["a", "a.2", "a.3"]);
+    }
+}

@@ -1,0 +1,202 @@
+//! The type of a result follows from its operands.
+
+use crate::arena::Handle;
+use crate::module::{Layer, Module, Op, Param, ParamRole, ParamStorage, ReduceOp, Sgd, Value};
+use crate::text::mnemonic;
+use crate::types::{DType, Dim, Type};
+
+/// The type of what an operation gives, an effect's being that of what it writes. [`Op::Operand`], [`Op::Splat`] and
+/// [`Op::Ahead`] have the type that is declared for them and cannot be asked.
+///
+/// # Errors
+/// What is wrong with the operands.
+pub fn result_type(module: &Module, layer: &Layer, op: &Op) -> Result<Type, String> {
+    Typing { module, layer, name: mnemonic(op) }.infer(op)
+}
+
+struct Typing<'a> {
+    module: &'a Module,
+    layer: &'a Layer,
+    name: &'static str,
+}
+
+type Typed = Result<Type, String>;
+
+impl Typing<'_> {
+    fn infer(&self, op: &Op) -> Typed {
+        let per_row = |dtype| Type::new(dtype, Dim::Rows, Dim::Const(1));
+        match *op {
+            Op::Operand(_) | Op::Splat(_) | Op::Ahead => {
+                Err(format!("the type of `{}` is declared, not inferred", self.name))
+            }
+            Op::Input => Ok(Type::new(self.module.input, Dim::Rows, Dim::Const(self.module.features))),
+            Op::Target | Op::Overlaid { .. } => Ok(per_row(DType::I32)),
+            Op::Polarity => Ok(per_row(DType::F32)),
+            Op::Control(_) | Op::Constant(_) => Ok(Type::scalar()),
+            Op::Param(param) => Ok(self.param(param)?.ty()),
+            Op::ScaleOf(param) => {
+                let param = self.param(param)?;
+                param
+                    .scale_type()
+                    .ok_or_else(|| format!("`@{}` is not fixed-point and has no scale", param.name))
+            }
+            Op::Dot { lhs, rhs } => self.dot(lhs, rhs),
+            Op::Transpose(value) => Ok(self.of(value)?.transposed()),
+            Op::Unary(_, value) | Op::Activate(_, value) | Op::Publish(value) => self.float(value),
+            Op::Binary(_, a, b) => {
+                let (a, b) = (self.float(a)?, self.float(b)?);
+                let shape = a
+                    .broadcast(b)
+                    .ok_or_else(|| format!("{a} and {b} do not broadcast in `{}`", self.name))?;
+                Ok(Type { dtype: DType::F32, shape })
+            }
+            Op::ActivateGrad { output, grad, .. } => {
+                let (output, grad) = (self.float(output)?, self.float(grad)?);
+                if output == grad { Ok(grad) } else { self.refuse(output, grad, "of one type") }
+            }
+            Op::Convert(value) => {
+                let ty = self.of(value)?;
+                self.require(ty.dtype != DType::F32, ty, "an integer")?;
+                Ok(ty.with_dtype(DType::F32))
+            }
+            Op::OneHot { labels, classes } => {
+                let labels = self.labels(labels)?;
+                Ok(Type::new(DType::F32, labels.rows(), Dim::Const(classes)))
+            }
+            Op::Overlay { value, labels, classes, .. } => self.overlay(value, labels, classes),
+            Op::Reduce(op, value) => self.reduce(op, value),
+            Op::Quantize { value, scale, .. } => {
+                let ty = self.float(value)?;
+                self.scalar(scale)?;
+                Ok(ty.with_dtype(DType::I8))
+            }
+            Op::Score { value, .. } => self.score(value),
+            Op::Report(loss) => self.scalar(loss),
+            Op::Track { param, observed, .. } => {
+                let param = self.param(param)?;
+                if !matches!(param.role, ParamRole::Range(_)) {
+                    return Err(format!("`@{}` is not a range to track", param.name));
+                }
+                self.scalar(observed)
+            }
+            Op::Assign { param, value } => self.assign(param, value),
+            Op::Sgd(sgd) => self.sgd(&sgd),
+        }
+    }
+
+    fn of(&self, value: Handle<Value>) -> Typed {
+        let value = self.layer.values.get(value);
+        value
+            .map(|value| value.ty)
+            .ok_or_else(|| format!("`{}` has an operand that does not exist", self.name))
+    }
+
+    fn param(&self, param: Handle<Param>) -> Result<&Param, String> {
+        self.module
+            .params
+            .get(param)
+            .ok_or_else(|| format!("`{}` names a param that does not exist", self.name))
+    }
+
+    fn require(&self, holds: bool, ty: Type, wanted: &str) -> Result<(), String> {
+        if holds { Ok(()) } else { Err(format!("an operand of `{}` is {ty}, not {wanted}", self.name)) }
+    }
+
+    fn refuse(&self, a: Type, b: Type, wanted: &str) -> Typed {
+        Err(format!("the operands of `{}` are {a} and {b}, not {wanted}", self.name))
+    }
+
+    fn float(&self, value: Handle<Value>) -> Typed {
+        let ty = self.of(value)?;
+        self.require(ty.dtype == DType::F32, ty, "f32")?;
+        Ok(ty)
+    }
+
+    fn scalar(&self, value: Handle<Value>) -> Typed {
+        let ty = self.of(value)?;
+        self.require(ty == Type::scalar(), ty, "f32[1, 1]")?;
+        Ok(ty)
+    }
+
+    fn labels(&self, value: Handle<Value>) -> Typed {
+        let ty = self.of(value)?;
+        self.require(ty.dtype == DType::I32 && ty.columns() == Dim::Const(1), ty, "i32 with one column")?;
+        Ok(ty)
+    }
+
+    fn dot(&self, lhs: Handle<Value>, rhs: Handle<Value>) -> Typed {
+        let (lhs, rhs) = (self.of(lhs)?, self.of(rhs)?);
+        let dtype = match (lhs.dtype, rhs.dtype) {
+            (DType::I8, DType::I8) => DType::I32,
+            (DType::F32, DType::F32) => DType::F32,
+            _ => return self.refuse(lhs, rhs, "both i8 or both f32"),
+        };
+        if lhs.columns() != rhs.columns() {
+            return self.refuse(lhs, rhs, "of one depth");
+        }
+        Ok(Type::new(dtype, lhs.rows(), rhs.rows()))
+    }
+
+    fn overlay(&self, value: Handle<Value>, labels: Handle<Value>, classes: usize) -> Typed {
+        let (value, labels) = (self.float(value)?, self.labels(labels)?);
+        if value.rows() != labels.rows() {
+            return self.refuse(value, labels, "a label per row");
+        }
+        let fits = matches!(value.columns(), Dim::Const(columns) if classes <= columns);
+        self.require(fits, value, &format!("wide enough for {classes} classes"))?;
+        Ok(value)
+    }
+
+    fn reduce(&self, op: ReduceOp, value: Handle<Value>) -> Typed {
+        let ty = self.of(value)?;
+        let dtype = match (op, ty.dtype) {
+            (_, DType::F32) => DType::F32,
+            (ReduceOp::Sum, DType::I8 | DType::I32) | (ReduceOp::SumSquares, DType::I8) => DType::I32,
+            _ => return Err(format!("`{} {}` does not take {ty}", self.name, op.name())),
+        };
+        Ok(Type::new(dtype, ty.rows(), Dim::Const(1)))
+    }
+
+    fn score(&self, value: Handle<Value>) -> Typed {
+        let ty = self.float(value)?;
+        let columns = [Dim::Const(self.module.classes), Dim::Const(1)];
+        let fits = ty.rows() == Dim::Rows && columns.contains(&ty.columns());
+        self.require(fits, ty, &format!("f32[rows, {}] or f32[rows, 1]", self.module.classes))?;
+        Ok(ty)
+    }
+
+    fn assign(&self, param: Handle<Param>, value: Handle<Value>) -> Typed {
+        let (param, value) = (self.param(param)?, self.of(value)?);
+        if param.storage != ParamStorage::F32 {
+            return Err(format!("`@{}` is not stored as f32 and cannot be assigned", param.name));
+        }
+        self.require(value == param.ty(), value, &param.ty().to_string())?;
+        Ok(value)
+    }
+
+    fn sgd(&self, sgd: &Sgd) -> Typed {
+        let (param, grad) = (self.param(sgd.param)?, self.of(sgd.grad)?);
+        let trained = matches!(param.role, ParamRole::Weight | ParamRole::Bias | ParamRole::Head(_));
+        if !trained || !matches!(param.storage, ParamStorage::F32 | ParamStorage::Fixed16(_)) {
+            return Err(format!("`@{}` is not a weight, bias or head to train", param.name));
+        }
+        let ty = param.ty();
+        let fits = matches!(grad.dtype, DType::I32 | DType::F32) && grad.shape == ty.shape;
+        self.require(fits, grad, &format!("i32 or f32 of the shape of {ty}"))?;
+        self.scalar(sgd.factor)?;
+        if let Some((velocity, _)) = sgd.momentum {
+            self.velocity(param, self.param(velocity)?)?;
+        }
+        Ok(ty)
+    }
+
+    fn velocity(&self, param: &Param, velocity: &Param) -> Result<(), String> {
+        let storage = if param.storage == ParamStorage::F32 { ParamStorage::F32 } else { ParamStorage::I16 };
+        let fits = velocity.storage == storage && velocity.shape == param.shape;
+        if velocity.role == ParamRole::Velocity && fits {
+            return Ok(());
+        }
+        let wanted = if storage == ParamStorage::F32 { "f32" } else { "i16" };
+        Err(format!("`@{}` is not an {wanted} velocity of the shape of `@{}`", velocity.name, param.name))
+    }
+}

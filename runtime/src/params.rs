@@ -1,0 +1,261 @@
+//! Parameters as numbers, and the state as named tensors.
+//!
+//! In a session a parameter lies in one or more planes whose rows are padded for the kernels. Outside it is either a
+//! plain matrix of `f32`, for people and other programs, or its exact planes without the padding, for checkpoints:
+//! only these bring back the same bits.
+
+use std::borrow::Cow;
+
+use crate::WeightError;
+use crate::artifact::{Artifact, Buffer, Element, Extent, Param, Place, Storage};
+use crate::fixed;
+
+/// One plane of a parameter, exactly as the session holds it, row-major without padding, little-endian.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateTensor<'a> {
+    /// The parameter's name; with `.high`, `.low` or `.scale` behind it for the planes of a fixed-point weight.
+    pub name: String,
+    /// Element type.
+    pub element: Element,
+    /// `[rows, columns]`.
+    pub shape: [usize; 2],
+    /// The elements.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl Param {
+    /// The names of its tensors and the buffers that they are in.
+    pub(crate) fn tensors(&self) -> Vec<(String, usize)> {
+        let part = |part: &str, buffer| (format!("{}.{part}", self.name), buffer);
+        match self.storage {
+            Storage::Plain { value } => vec![(self.name.clone(), value)],
+            Storage::Fixed16 { high, low, scale } => {
+                vec![part("high", high), part("low", low), part("scale", scale)]
+            }
+        }
+    }
+
+    /// Number of elements.
+    pub(crate) fn len(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+}
+
+/// Where in the state the rows of a plane lie. Made of buffers in the state only, of validated artifacts.
+struct Plane {
+    element: Element,
+    shape: [usize; 2],
+    offset: usize,
+    row_bytes: usize,
+    stride_bytes: usize,
+}
+
+impl Plane {
+    fn of(buffer: &Buffer) -> Self {
+        let (Place::State(offset), Extent::Const(rows), Extent::Const(columns)) =
+            (buffer.place, buffer.rows, buffer.columns)
+        else {
+            unreachable!("validated: parameters lie in the state and have fixed shapes");
+        };
+        let size = buffer.element.bytes();
+        let (row_bytes, stride_bytes) = (columns * size, buffer.stride * size);
+        Self { element: buffer.element, shape: [rows, columns], offset, row_bytes, stride_bytes }
+    }
+
+    fn bytes(&self) -> usize {
+        self.shape[0] * self.row_bytes
+    }
+
+    fn row<'a>(&self, state: &'a [u8], row: usize) -> &'a [u8] {
+        &state[self.offset + row * self.stride_bytes..][..self.row_bytes]
+    }
+
+    fn row_mut<'a>(&self, state: &'a mut [u8], row: usize) -> &'a mut [u8] {
+        &mut state[self.offset + row * self.stride_bytes..][..self.row_bytes]
+    }
+
+    fn read<'a>(&self, state: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.row_bytes == self.stride_bytes {
+            return Cow::Borrowed(&state[self.offset..][..self.bytes()]);
+        }
+        (0..self.shape[0]).flat_map(|row| self.row(state, row)).copied().collect()
+    }
+
+    fn write(&self, state: &mut [u8], bytes: &[u8]) {
+        for (row, bytes) in bytes.chunks_exact(self.row_bytes).enumerate() {
+            self.row_mut(state, row).copy_from_slice(bytes);
+        }
+    }
+}
+
+/// The parameter of this name.
+pub(crate) fn find<'a>(program: &'a Artifact, name: &str) -> Result<&'a Param, WeightError> {
+    let param = program.params.iter().find(|param| param.name == name);
+    param.ok_or_else(|| WeightError::Unknown(name.to_string()))
+}
+
+/// The values of a parameter.
+pub(crate) fn unpack(program: &Artifact, state: &[u8], param: &Param) -> Vec<f32> {
+    let plane = |buffer: usize| Plane::of(&program.buffers[buffer]);
+    match param.storage {
+        Storage::Plain { value } => {
+            let plane = plane(value);
+            to_f32(plane.element, &plane.read(state))
+        }
+        Storage::Fixed16 { high, low, scale } => {
+            let (high, low) = (plane(high), plane(low));
+            let scales = to_f32(Element::F32, &plane(scale).read(state));
+            let mut values = Vec::with_capacity(param.len());
+            for row in 0..param.shape[0] {
+                let scale = scales[row % scales.len()];
+                let planes = high.row(state, row).iter().zip(low.row(state, row));
+                values.extend(planes.map(|(&high, &low)| {
+                    fixed::weight_of(fixed::join_planes(high.cast_signed(), low.cast_signed()), scale)
+                }));
+            }
+            values
+        }
+    }
+}
+
+fn to_f32(element: Element, bytes: &[u8]) -> Vec<f32> {
+    match element {
+        Element::F32 => bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        Element::I16 => bytes.as_chunks().0.iter().map(|bytes| i16::from_le_bytes(*bytes).into()).collect(),
+        Element::I8 => bytes.iter().map(|byte| byte.cast_signed().into()).collect(),
+        Element::U8 | Element::I32 => unreachable!("validated: parameters are f32, i8 or i16"),
+    }
+}
+
+/// Sets the values of a parameter.
+pub(crate) fn pack(
+    program: &Artifact,
+    state: &mut [u8],
+    param: &Param,
+    values: &[f32],
+) -> Result<(), WeightError> {
+    if values.len() != param.len() {
+        let name = param.name.clone();
+        return Err(WeightError::Length { name, expected: param.len(), given: values.len() });
+    }
+    match param.storage {
+        Storage::Plain { value } => {
+            let plane = Plane::of(&program.buffers[value]);
+            let bytes = from_f32(plane.element, values).map_err(|index| bad_value(param, values, index))?;
+            plane.write(state, &bytes);
+        }
+        Storage::Fixed16 { high, low, scale } => {
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(bad_value(param, values, index));
+            }
+            let planes = [high, low, scale].map(|buffer| Plane::of(&program.buffers[buffer]));
+            pack_fixed(state, &planes, param.shape[1], values);
+        }
+    }
+    Ok(())
+}
+
+fn bad_value(param: &Param, values: &[f32], index: usize) -> WeightError {
+    WeightError::Value { name: param.name.clone(), index, value: values[index] }
+}
+
+/// Values as stored; the first that the type cannot hold exactly, where there is one.
+fn from_f32(element: Element, values: &[f32]) -> Result<Vec<u8>, usize> {
+    let limits = match element {
+        Element::F32 => return Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Element::I16 => f32::from(i16::MIN)..=f32::from(i16::MAX),
+        Element::I8 => f32::from(i8::MIN)..=f32::from(i8::MAX),
+        Element::U8 | Element::I32 => unreachable!("validated: parameters are f32, i8 or i16"),
+    };
+    let bad = values.iter().position(|value| value.fract() != 0.0 || !limits.contains(value));
+    let integers = values.iter().map(|&value| value as i16);
+    match (bad, element) {
+        (Some(index), _) => Err(index),
+        (None, Element::I8) => Ok(integers.map(|value| value as u8).collect()),
+        (None, _) => Ok(integers.flat_map(i16::to_le_bytes).collect()),
+    }
+}
+
+/// Quantizes rows that share a scale, which is each row or all of them.
+fn pack_fixed(state: &mut [u8], [high, low, scale]: &[Plane; 3], columns: usize, values: &[f32]) {
+    let scales = scale.shape[0];
+    let rows_per_scale = high.shape[0] / scales;
+    let mut scale_bytes = Vec::with_capacity(4 * scales);
+    for (group, values) in values.chunks_exact(rows_per_scale * columns).enumerate() {
+        let scale = fixed::channel_scale(fixed::abs_max(values));
+        scale_bytes.extend(scale.to_le_bytes());
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            let row = group * rows_per_scale + row;
+            for (column, &value) in values.iter().enumerate() {
+                let (high_byte, low_byte) = fixed::split_planes(fixed::fixed_of(value, scale));
+                high.row_mut(state, row)[column] = high_byte.cast_unsigned();
+                low.row_mut(state, row)[column] = low_byte.cast_unsigned();
+            }
+        }
+    }
+    scale.write(state, &scale_bytes);
+}
+
+/// All tensors of the state, in the order of the parameters.
+pub(crate) fn export<'a>(program: &Artifact, state: &'a [u8]) -> Vec<StateTensor<'a>> {
+    let tensors = program.params.iter().flat_map(Param::tensors);
+    tensors
+        .map(|(name, buffer)| {
+            let plane = Plane::of(&program.buffers[buffer]);
+            StateTensor { name, element: plane.element, shape: plane.shape, bytes: plane.read(state) }
+        })
+        .collect()
+}
+
+/// Sets all tensors of the state, or none where one is missing, unknown or of another type or shape.
+pub(crate) fn import(
+    program: &Artifact,
+    state: &mut [u8],
+    tensors: &[StateTensor<'_>],
+) -> Result<(), WeightError> {
+    let mut wanted: std::collections::HashMap<_, _> =
+        program.params.iter().flat_map(Param::tensors).collect();
+    let mut planes = Vec::with_capacity(tensors.len());
+    for (index, tensor) in tensors.iter().enumerate() {
+        let Some(buffer) = wanted.remove(&tensor.name) else {
+            let twice = tensors[..index].iter().any(|earlier| earlier.name == tensor.name);
+            let name = tensor.name.clone();
+            return Err(if twice { WeightError::Repeated(name) } else { WeightError::Unknown(name) });
+        };
+        planes.push(checked_plane(&program.buffers[buffer], tensor)?);
+    }
+    if let Some(missing) = wanted.into_keys().min() {
+        return Err(WeightError::Missing(missing));
+    }
+    planes.iter().zip(tensors).for_each(|(plane, tensor)| plane.write(state, &tensor.bytes));
+    Ok(())
+}
+
+/// Sets one tensor of the state, the others stay; false where none has this name.
+#[cfg(feature = "checkpoint")]
+pub(crate) fn import_one(
+    program: &Artifact,
+    state: &mut [u8],
+    tensor: &StateTensor<'_>,
+) -> Result<bool, WeightError> {
+    let mut all = program.params.iter().flat_map(Param::tensors);
+    let Some((_, buffer)) = all.find(|(name, _)| *name == tensor.name) else { return Ok(false) };
+    checked_plane(&program.buffers[buffer], tensor)?.write(state, &tensor.bytes);
+    Ok(true)
+}
+
+fn checked_plane(buffer: &Buffer, tensor: &StateTensor<'_>) -> Result<Plane, WeightError> {
+    let (plane, name) = (Plane::of(buffer), tensor.name.clone());
+    if tensor.element != plane.element {
+        let given = format!("{:?}", tensor.element);
+        return Err(WeightError::Type { name, expected: plane.element, given });
+    }
+    if tensor.shape != plane.shape {
+        let (expected, given) = (plane.shape.to_vec(), tensor.shape.to_vec());
+        return Err(WeightError::Shape { name, expected, given });
+    }
+    if tensor.bytes.len() != plane.bytes() {
+        return Err(WeightError::Length { name, expected: plane.bytes(), given: tensor.bytes.len() });
+    }
+    Ok(plane)
+}
