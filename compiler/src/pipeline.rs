@@ -73,6 +73,12 @@ pub const TRAIN: &[Pass] = &[CUT, PREPARE, NORMALIZE, HEADS, LOOK_AHEAD, UPDATES
 /// The passes that make the prediction.
 pub const INFER: &[Pass] = &[CUT, PREPARE, NORMALIZE, SCORES, QUANTIZE, DEAD];
 
+/// Every pass once, in the order in which they run.
+pub fn all() -> impl Iterator<Item = &'static Pass> {
+    let only_infer = |pass: &&Pass| TRAIN.iter().all(|other| other.name != pass.name);
+    TRAIN.iter().chain(INFER.iter().filter(only_infer))
+}
+
 /// Why a module could not be compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassError {
@@ -98,10 +104,23 @@ pub fn run(
     module: Module,
     passes: &[Pass],
     options: &Options,
+    observe: impl FnMut(&Pass, &Module),
+) -> Result<Module, PassError> {
+    run_all(module, passes.iter().filter(|pass| (pass.wanted)(options)), options, observe)
+}
+
+/// Runs passes whether or not `options` want them, otherwise as [`run`].
+///
+/// # Errors
+/// As there.
+pub fn run_all<'p>(
+    module: Module,
+    passes: impl IntoIterator<Item = &'p Pass>,
+    options: &Options,
     mut observe: impl FnMut(&Pass, &Module),
 ) -> Result<Module, PassError> {
     let mut module = module;
-    for pass in passes.iter().filter(|pass| (pass.wanted)(options)) {
+    for pass in passes {
         let error = |reason| PassError { pass: pass.name, reason };
         module = (pass.run)(module, options).map_err(error)?;
         check(&module).map_err(|reason| error(format!("left a module that does not verify: {reason}")))?;

@@ -4,9 +4,11 @@
 //! one table of recipes: command line, documentation and tests read it.
 
 use ffc_ir::types::DType;
+use serde::{Deserialize, Serialize};
 
 /// Everything that shapes the training program.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub struct Options {
     /// The objective of hidden layers.
     pub head: Head,
@@ -20,6 +22,8 @@ pub struct Options {
     pub precision: Precision,
     /// Momentum of the optimizer; 0 for none, which keeps no velocity.
     pub momentum: f32,
+    /// Learning rate of the classifier, as a factor of that of hidden layers.
+    pub classifier_rate: f32,
     /// Samples in a batch.
     pub batch: usize,
     /// How raw samples become the network's input.
@@ -27,16 +31,22 @@ pub struct Options {
 }
 
 /// Numbers that the training loop uses; the program does not depend on them.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub struct Schedule {
-    /// Learning rate at the start.
+    /// The largest learning rate.
     pub learning_rate: f32,
+    /// Steps in which the rate rises to it from 0, linearly.
+    pub warmup_steps: usize,
+    /// What is left of it at the end, to which it falls linearly.
+    pub final_rate: f32,
     /// What the look-ahead weight grows by after each epoch.
     pub lambda_step: f32,
 }
 
 /// The objective of hidden layers (Forward-Forward's goodness).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Head {
     /// Logistic loss on the sum or mean of squares against a threshold, over positive and negative rows (Hinton 2022;
     /// FF-INT8, arXiv 2506.22771).
@@ -57,7 +67,8 @@ pub enum Head {
 }
 
 /// What [`Head::SumOfSquares`] takes of the squares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Goodness {
     /// Their mean.
     Mean,
@@ -66,7 +77,8 @@ pub enum Goodness {
 }
 
 /// How errors of later layers join a layer's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LookAhead {
     /// They do not.
     Off,
@@ -75,7 +87,8 @@ pub enum LookAhead {
 }
 
 /// What happens to activations between layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Normalization {
     /// Each row is divided by its root mean square.
     Rms,
@@ -87,7 +100,8 @@ pub enum Normalization {
 pub const RMS_EPSILON: f32 = 1e-6;
 
 /// How classes are predicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Predict {
     /// By the network's last layer.
     Classifier,
@@ -98,7 +112,8 @@ pub enum Predict {
 }
 
 /// Arithmetic of contractions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// INT8 operands, INT32 sums.
     Int8,
@@ -107,9 +122,11 @@ pub enum Precision {
 }
 
 /// `(raw * scale - mean) / std`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub struct Preprocessing {
     /// Element type of raw samples: [`DType::U8`] or [`DType::F32`].
+    #[serde(with = "dtype")]
     pub input: DType,
     /// Factor of raw values.
     pub scale: f32,
@@ -150,6 +167,8 @@ pub struct Recipe {
     pub predict: Predict,
     /// Momentum.
     pub momentum: f32,
+    /// Factor of the classifier's learning rate.
+    pub classifier_rate: f32,
     /// Batch size.
     pub batch: usize,
     /// Loop.
@@ -165,8 +184,9 @@ pub const RECIPES: &[Recipe] = &[
         look_ahead: LookAhead::Off,
         predict: Predict::Classifier,
         momentum: 0.0,
+        classifier_rate: 0.3,
         batch: 128,
-        schedule: Schedule { learning_rate: 0.4, lambda_step: 0.0 },
+        schedule: Schedule { learning_rate: 0.8, warmup_steps: 400, final_rate: 0.0, lambda_step: 0.0 },
     },
     Recipe {
         name: "class-group",
@@ -175,8 +195,9 @@ pub const RECIPES: &[Recipe] = &[
         look_ahead: LookAhead::Off,
         predict: Predict::Classifier,
         momentum: 0.0,
+        classifier_rate: 0.3,
         batch: 128,
-        schedule: Schedule { learning_rate: 0.4, lambda_step: 0.0 },
+        schedule: Schedule { learning_rate: 0.6, warmup_steps: 400, final_rate: 0.0, lambda_step: 0.0 },
     },
     Recipe {
         name: "ff-int8",
@@ -185,8 +206,9 @@ pub const RECIPES: &[Recipe] = &[
         look_ahead: LookAhead::Scalar,
         predict: Predict::Labels,
         momentum: 0.9,
+        classifier_rate: 0.3,
         batch: 32,
-        schedule: Schedule { learning_rate: 0.5, lambda_step: 0.001 },
+        schedule: Schedule { learning_rate: 0.5, warmup_steps: 200, final_rate: 0.1, lambda_step: 0.001 },
     },
 ];
 
@@ -205,6 +227,7 @@ impl Recipe {
             predict: self.predict,
             precision: Precision::Int8,
             momentum: self.momentum,
+            classifier_rate: self.classifier_rate,
             batch: self.batch,
             preprocessing: Preprocessing::identity(),
         }
@@ -215,5 +238,22 @@ impl Options {
     /// Whether labels are overlaid on the input.
     pub fn overlays_labels(&self) -> bool {
         matches!(self.head, Head::SumOfSquares { .. })
+    }
+}
+
+/// [`DType`] by its name.
+mod dtype {
+    use ffc_ir::types::DType;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(dtype.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DType, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = DType::ALL.into_iter().find(|dtype| dtype.name() == name);
+        known.ok_or_else(|| D::Error::custom(format!("unknown element type `{name}`")))
     }
 }

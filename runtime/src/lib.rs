@@ -46,4 +46,4 @@ pub use error::{ArtifactError, LoadError, StepError, WeightError};
 pub use features::has_feature;
 pub use file::{Attachments, WEIGHTS_ATTACHMENT};
 pub use params::StateTensor;
-pub use session::{MemoryUse, Options, Samples, Session, StepReport};
+pub use session::{MemoryUse, Options, Samples, Session, StepReport, hash_weights};

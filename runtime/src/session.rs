@@ -370,19 +370,9 @@ impl Session {
         params::pack(program, state, params::find(program, name)?, values)
     }
 
-    /// SHA-256, in hexadecimal, of what [`Session::weights`] gives, in the order of the names (as bytes). For each: the
-    /// length of the name and the name, rows, columns, and the values; lengths as 64 bits, all little-endian.
+    /// [`hash_weights`] of what [`Session::weights`] gives.
     pub fn weights_hash(&self) -> String {
-        let mut params: Vec<_> = self.weights().collect();
-        params.sort_by(|a, b| a.0.cmp(b.0));
-        let mut hasher = Sha256::new();
-        for (name, shape, values) in params {
-            hasher.update((name.len() as u64).to_le_bytes());
-            hasher.update(name);
-            shape.iter().for_each(|&size| hasher.update((size as u64).to_le_bytes()));
-            values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
-        }
-        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hash_weights(self.weights())
     }
 
     /// All parameters, ranges and optimizer state, exactly. With [`Session::step`], [`Session::seed`], learning rate and
@@ -422,4 +412,19 @@ impl Session {
     fn load_weights_file(&mut self, _file: &[u8]) -> Result<(), WeightError> {
         Err(WeightError::File("this runtime was built without its feature `checkpoint`".to_string()))
     }
+}
+
+/// SHA-256, in hexadecimal, of parameters in the order of their names (as bytes). For each: the length of the name and
+/// the name, rows, columns, and the values; lengths as 64 bits, all little-endian.
+pub fn hash_weights<'a>(weights: impl Iterator<Item = (&'a str, [usize; 2], Vec<f32>)>) -> String {
+    let mut params: Vec<_> = weights.collect();
+    params.sort_by(|a, b| a.0.cmp(b.0));
+    let mut hasher = Sha256::new();
+    for (name, shape, values) in params {
+        hasher.update((name.len() as u64).to_le_bytes());
+        hasher.update(name);
+        shape.iter().for_each(|&size| hasher.update((size as u64).to_le_bytes()));
+        values.iter().for_each(|value| hasher.update(value.to_le_bytes()));
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

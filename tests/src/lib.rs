@@ -1,4 +1,8 @@
-//! What the tests of this workspace share: small networks, seeded data, and ways to run a step.
+//! What the tests of this workspace share: small networks, seeded data, file tests, and ways to run a step.
 
+pub mod filetest;
 pub mod networks;
+pub mod python;
 pub mod random;
+pub mod session;
+pub mod step;

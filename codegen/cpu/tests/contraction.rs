@@ -1,5 +1,7 @@
 //! Contractions against plain loops, on every instruction set that this machine has.
 
+#![allow(clippy::unwrap_used)] // Clippy's setting for tests knows test functions only.
+
 mod harness;
 
 use ffc_ir::kernel::{At, BufferClass, Expr, Extent, Fold, Over, Reduce, Side, Store};

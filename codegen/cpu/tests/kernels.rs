@@ -1,5 +1,7 @@
 //! Random kernels without contractions against the reference executor: every primitive, place, type and reduction.
 
+#![allow(clippy::unwrap_used)] // Clippy's setting for tests knows test functions only.
+
 mod harness;
 
 use ffc_ir::arena::Handle;
@@ -116,6 +118,11 @@ impl Pool {
     }
 }
 
+/// The shape of a vector: columns of narrow elements are matrices with padded rows.
+fn vector(dtype: DType, length: Extent) -> [Extent; 2] {
+    if dtype.bytes() == 4 { [length, Extent::Const(1)] } else { [Extent::Const(1), length] }
+}
+
 /// A buffer to load from, and where.
 fn source(case: &mut Case, random: &mut Random) -> (Handle<ffc_ir::kernel::Buffer>, At) {
     let (rows, columns, one) = (case.rows, case.columns, Extent::Const(1));
@@ -124,8 +131,8 @@ fn source(case: &mut Case, random: &mut Random) -> (Handle<ffc_ir::kernel::Buffe
     match random.below(9) {
         0 | 1 => (case.buffer(class, dtype, [rows, columns]), At::Element),
         2 => (case.buffer(class, dtype, [columns, rows]), At::Transposed),
-        3 => (case.buffer(class, dtype, [rows, one]), At::Row),
-        4 => (case.buffer(class, dtype, [columns, one]), At::Column),
+        3 => (case.buffer(class, dtype, vector(dtype, rows)), At::Row),
+        4 => (case.buffer(class, dtype, vector(dtype, columns)), At::Column),
         5 => (case.buffer(class, dtype, [one, columns]), At::Column),
         6 => (case.buffer(BufferClass::Control(Control::Rate), DType::F32, [one, one]), At::Scalar),
         7 => match rows {
@@ -133,8 +140,8 @@ fn source(case: &mut Case, random: &mut Random) -> (Handle<ffc_ir::kernel::Buffe
             Extent::Const(_) => (case.buffer(class, dtype, [rows, columns]), At::Sample(1)),
         },
         _ => match rows {
-            Extent::Rows(n) => (case.buffer(class, dtype, [Extent::Rows(1), one]), At::RowSample(n)),
-            Extent::Const(_) => (case.buffer(class, dtype, [rows, one]), At::RowSample(1)),
+            Extent::Rows(n) => (case.buffer(class, dtype, vector(dtype, Extent::Rows(1))), At::RowSample(n)),
+            Extent::Const(_) => (case.buffer(class, dtype, vector(dtype, rows)), At::RowSample(1)),
         },
     }
 }
@@ -229,7 +236,7 @@ fn over_rows(case: &mut Case, pool: &mut Pool, random: &mut Random) {
             .filter(|value| levels[value.index()] < ffc_ir::kernel::Level::Element)
             .collect();
         let value = from[from.len() - 1 - random.below(from.len().min(3))];
-        let buffer = case.arena(dtype, [rows, one]);
+        let buffer = case.arena(dtype, vector(dtype, rows));
         let at = if rows == one { At::Scalar } else { At::Row };
         case.stages.last_mut().unwrap().stores.push(Store { buffer, at, value });
         pool.load(case, buffer, at);

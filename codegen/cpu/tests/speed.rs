@@ -1,6 +1,8 @@
 //! How fast contractions are. Not a check: `cargo test -p ffc-cpu --test speed -- --ignored --nocapture`.
 
-#![allow(unsafe_code)]
+#![cfg(target_arch = "x86_64")]
+#![allow(unsafe_code, clippy::unwrap_used)]
+
 mod harness;
 
 use std::time::Instant;
@@ -83,7 +85,6 @@ fn speed() {
 }
 
 /// Multiply-accumulates a second of `vpdpbusd` on registers alone: what this machine can do right now.
-#[cfg(target_arch = "x86_64")]
 fn ceiling() -> f64 {
     let rounds = 2_000_000u64;
     let best = (0..5)

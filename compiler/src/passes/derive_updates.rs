@@ -113,7 +113,7 @@ impl Deriver<'_> {
         let error =
             error_signal(self.layer).ok_or_else(|| format!("layer `{}` has no head yet", self.layer.name))?;
         let rate = self.builder().push("rate", Op::Control(Control::Rate), Type::scalar());
-        let rate = self.mean_over_pairs(rate);
+        let rate = self.own_rate(rate);
         let gradient = match self.layer.role {
             LayerRole::Classifier => self.builder().transpose("error.t", error),
             _ => self.activation_gradient(error)?,
@@ -129,12 +129,15 @@ impl Deriver<'_> {
         Ok(())
     }
 
-    /// A positive and a negative row a sample count as one: the mean over rows is half of that over samples.
-    fn mean_over_pairs(&mut self, rate: V) -> V {
-        if self.layer.role == LayerRole::Hidden && self.options.overlays_labels() {
-            return self.builder().mul_constant("rate.row", rate, 0.5);
-        }
-        rate
+    /// The layer's factor of the learning rate: the classifier has its own; and a positive and a negative row a sample
+    /// count as one, since the mean over rows is half of that over samples.
+    fn own_rate(&mut self, rate: V) -> V {
+        let factor = match self.layer.role {
+            LayerRole::Classifier => self.options.classifier_rate,
+            _ if self.options.overlays_labels() => 0.5,
+            _ => 1.0,
+        };
+        if factor == 1.0 { rate } else { self.builder().mul_constant("rate.own", rate, factor) }
     }
 
     /// `[units, rows]`: the derivative of the loss by the layer's activation.

@@ -1,7 +1,8 @@
 //! Two decoders must agree: prost, which this crate uses, and rust-protobuf, which shares no code with it.
 //!
-//! Both read the same bytes by the same schema; rust-protobuf then writes what it read. On every model of the collection
-//! and on truncations of the small ones, both fail, or what rust-protobuf wrote is what prost had read.
+//! Both read the same bytes by the same schema; rust-protobuf then writes what it read. On every model of the
+//! collection and on truncations of the small ones, both fail, or what rust-protobuf wrote is what prost had
+//! read.
 
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use protobuf::reflect::{FileDescriptor, MessageDescriptor};
 
+use crate::error::OnnxError;
+use crate::limits::{Limits, scan};
 use crate::proto::ModelProto;
 
 /// The message `onnx.ModelProto`, from the schema file itself.
@@ -25,13 +28,17 @@ fn other() -> MessageDescriptor {
     file.message_by_full_name(".onnx.ModelProto").unwrap()
 }
 
+/// rust-protobuf takes a message that ends early for a whole one where the cut falls between two of its fields. Only
+/// there, which our own [`scan`] must confirm, may it read what prost refuses.
 fn agree(other: &MessageDescriptor, bytes: &[u8]) -> bool {
     let ours = ModelProto::decode(bytes);
     let mut message = other.new_instance();
     let theirs = message.merge_from_bytes_dyn(bytes).map(|()| message.write_to_bytes_dyn().unwrap());
     match (ours, theirs) {
         (Ok(ours), Ok(theirs)) => ModelProto::decode(theirs.as_slice()).is_ok_and(|theirs| theirs == ours),
-        (ours, theirs) => ours.is_err() && theirs.is_err(),
+        (Ok(_), Err(_)) => false,
+        (Err(_), Err(_)) => true,
+        (Err(_), Ok(_)) => matches!(scan(bytes, &Limits::default()), Err(OnnxError::Truncated { .. })),
     }
 }
 

@@ -100,7 +100,7 @@ impl OnnxError {
             Self::External { problem, location, .. } => return problem.help(location),
             Self::Unsupported(rows) => return rows.iter().find_map(Unsupported::help),
             Self::Cycle { .. } | Self::MissingInput { .. } | Self::MissingOutput { .. } => {
-                "`python -m onnx.checker` style tools name the same fault; re-export the model"
+                "re-export the model; `onnx.checker.check_model` names the same fault"
             }
             Self::NotANetwork(_) => {
                 "export a classifier whose output is one score per class, with the shape [batch, classes]"

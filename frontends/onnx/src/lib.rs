@@ -4,7 +4,7 @@
 //! [`import`] walks that graph and gives a [`Network`]: an `imported` module, the weights, and the [`Interface`] that
 //! the file promised to its users. [`export()`](export()) writes a trained network behind the same interface.
 //!
-//! Only [`read`] does I/O.
+//! Only [`read`] and [`Folder`] touch files.
 
 mod decode;
 #[cfg(test)]

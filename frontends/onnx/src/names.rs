@@ -37,21 +37,25 @@ pub(crate) fn layer(node: &Node, weight: &str) -> Option<String> {
             _ => node.name.as_str(),
         });
     let names = [node.module.as_deref(), of_weight, Some(of_node)];
-    names.into_iter().flatten().map(clean).find(|name| !name.is_empty())
+    names.into_iter().flatten().find_map(|name| clean(name, "layer"))
 }
 
 /// The longest name that is kept.
 const LENGTH: usize = 120;
 
-/// Only letters, digits, `_` and `.`; a path becomes dotted.
-pub(crate) fn clean(name: &str) -> String {
+/// Only letters, digits, `_` and `.`, no digit first: `prefix` comes before one. A path becomes dotted.
+pub(crate) fn clean(name: &str, prefix: &str) -> Option<String> {
     let allowed = |c: char| match c {
         '/' | ':' => '.',
         c if c.is_ascii_alphanumeric() || c == '.' => c,
         _ => '_',
     };
     let name: String = name.chars().map(allowed).take(LENGTH).collect();
-    name.trim_matches('.').to_string()
+    let name = name.trim_matches('.');
+    match name.starts_with(|c: char| c.is_ascii_digit()) {
+        true => Some(format!("{prefix}{name}")),
+        false => (!name.is_empty()).then(|| name.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +79,7 @@ mod tests {
         let cases = [
             (node("node_linear", "Gemm", Some("layers.1")), "x", "layers.1"),
             (node("/fc1/Gemm", "Gemm", None), "fc1.weight", "fc1"),
+            (node("/1/Gemm", "Gemm", None), "1.weight", "layer1"),
             (node("/fc1/Gemm", "Gemm", None), "onnx::MatMul_3", "fc1"),
             (
                 node("sequential/dense/MatMul", "MatMul", None),

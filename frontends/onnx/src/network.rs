@@ -77,10 +77,7 @@ pub(crate) struct Built {
 impl Builder {
     pub(crate) fn new(input: &str, features: usize) -> Self {
         let mut layer = Layer::new("main", LayerRole::Whole);
-        let name = match names::clean(input) {
-            name if name.is_empty() => "input".to_string(),
-            name => name,
-        };
+        let name = names::clean(input, "x").unwrap_or_else(|| "input".to_string());
         let value = layer.push(Region::Forward, &name, Op::Operand(0), rows(features));
         Self {
             layer,
@@ -205,10 +202,7 @@ impl Builder {
         }
         let mut layer = self.layer;
         layer.outputs.push(self.value);
-        let name = match names::clean(name) {
-            name if name.is_empty() => "network".to_string(),
-            name => name,
-        };
+        let name = names::clean(name, "network").unwrap_or_else(|| "network".to_string());
         let module = Module {
             name,
             phase: Phase::Imported,

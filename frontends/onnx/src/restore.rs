@@ -12,6 +12,7 @@ use crate::decode::Model;
 use crate::error::OnnxError;
 use crate::import::{Reason, features, interface, only_input};
 use crate::interface::{LAYERS_KEY, PREDICTION_KEY, PredictionKind, Rms, SoftmaxTail};
+use crate::names;
 use crate::network::{Builder, Matrix, Network};
 
 /// The value of [`LAYERS_KEY`].
@@ -109,6 +110,9 @@ impl Plan {
                 return refuse(format!("layer `{}` cannot be restored: {reason}", layer.name));
             }
         }
+        if self.layers.normalization.is_some_and(|rms| !(rms.epsilon >= 0.0 && rms.epsilon.is_finite())) {
+            return refuse(format!("metadata `{LAYERS_KEY}` is damaged: an epsilon that is no small number"));
+        }
         let [output] = model.outputs.as_slice() else {
             return refuse(format!("the model has {} outputs, not one", model.outputs.len()));
         };
@@ -134,7 +138,7 @@ fn restore(builder: &mut Builder, model: &Model, layer: &LayerRecord) -> Result<
         return Err(format!("`{}` is not a matrix", layer.weight).into());
     };
     builder.charge(values.len())?;
-    builder.dense(Some(layer.name.clone()), Matrix { outputs, inputs, values })?;
+    builder.dense(names::clean(&layer.name, "layer"), Matrix { outputs, inputs, values })?;
     if let Some(bias) = &layer.bias {
         let (_, values) = constant(bias)?;
         if values.len() != outputs {

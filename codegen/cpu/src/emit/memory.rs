@@ -26,15 +26,35 @@ pub(super) fn row_bytes(buffer: &Buffer) -> usize {
     buffer.stride() * buffer.dtype.bytes()
 }
 
+/// Bytes between neighbouring elements of a vector, which is a row or a column.
+fn vector_pitch(buffer: &Buffer) -> usize {
+    if buffer.shape[0] == Extent::Const(1) { buffer.dtype.bytes() } else { row_bytes(buffer) }
+}
+
+/// Bytes between the elements of neighbouring columns.
+fn column_pitch(buffer: &Buffer, at: At) -> usize {
+    match at {
+        At::Element | At::Sample(_) => buffer.dtype.bytes(),
+        At::Transposed => row_bytes(buffer),
+        At::Column => vector_pitch(buffer),
+        At::Row | At::RowSample(_) | At::Scalar => 0,
+    }
+}
+
 /// Whether a vector may reach beyond the last column.
 fn padded(buffer: &Buffer, at: At) -> bool {
     let ours = matches!(buffer.class, BufferClass::Arena | BufferClass::Param { .. });
     ours && match at {
-        At::Element | At::Sample(_) => buffer.shape[1] != Extent::Const(1),
-        // Vectors are padded at their end, whether they are written as a row or as a column.
+        At::Element | At::Sample(_) => !is_dense_column(buffer),
+        // Dense vectors are padded at their end, whether they are a row or a column.
         At::Column => true,
         At::Transposed | At::Row | At::RowSample(_) | At::Scalar => false,
     }
+}
+
+/// Whether nothing lies between the elements of neighbouring rows.
+pub(super) fn is_dense_column(buffer: &Buffer) -> bool {
+    buffer.shape[1] == Extent::Const(1) && buffer.stride() == 1
 }
 
 impl Emitter<'_> {
@@ -100,20 +120,19 @@ impl Emitter<'_> {
     /// The address of the element, or of the block's first element.
     pub(super) fn address(&mut self, handle: Handle<Buffer>, at: At, point: Point) -> Address {
         let (buffer, base) = (self.buffer(handle), self.pointer(handle));
-        let (element, row) = (buffer.dtype.bytes(), row_bytes(buffer));
+        let (element, row) = (vector_pitch(buffer), row_bytes(buffer));
         let start = match at {
             At::Element => self.row_address(base, point.row(), 1, row),
             At::Sample(per) => self.row_address(base, point.row(), per, row),
-            At::Row | At::Transposed => self.row_address(base, point.row(), 1, element),
+            At::Row => self.row_address(base, point.row(), 1, element),
+            At::Transposed => self.row_address(base, point.row(), 1, buffer.dtype.bytes()),
             At::RowSample(per) => self.row_address(base, point.row(), per, element),
             At::Column | At::Scalar => Address { base, offset: 0 },
         };
-        let pitch = match at {
-            At::Row | At::RowSample(_) | At::Scalar => return start,
-            At::Element | At::Sample(_) | At::Column => element,
-            At::Transposed => row,
-        };
-        Address { base: self.indexed(start.base, point.block().column, pitch), ..start }
+        match column_pitch(buffer, at) {
+            0 => start,
+            pitch => Address { base: self.indexed(start.base, point.block().column, pitch), ..start },
+        }
     }
 
     /// The address of one column of a block; of the last valid one where that is not valid.
@@ -133,16 +152,12 @@ impl Emitter<'_> {
     pub(super) fn load(&mut self, handle: Handle<Buffer>, at: At, point: Point) -> Value {
         let buffer = self.buffer(handle);
         let address = self.address(handle, at, point);
-        let pitch = match at {
-            At::Row | At::RowSample(_) | At::Scalar => return self.load_one(buffer.dtype, address),
-            At::Transposed => row_bytes(buffer),
-            At::Element | At::Sample(_) | At::Column => buffer.dtype.bytes(),
-        };
-        if self.lanes() == 1 {
+        let pitch = column_pitch(buffer, at);
+        if pitch == 0 || self.lanes() == 1 {
             return self.load_one(buffer.dtype, address);
         }
-        let valid = point.block().valid;
-        if padded(buffer, at) || (at != At::Transposed && matches!(valid, Valid::All)) {
+        let (valid, neighbours) = (point.block().valid, pitch == buffer.dtype.bytes());
+        if neighbours && (matches!(valid, Valid::All) || padded(buffer, at)) {
             self.load_block(buffer.dtype, address)
         } else {
             self.gather(buffer.dtype, address, pitch, valid)
@@ -201,17 +216,14 @@ impl Emitter<'_> {
     pub(super) fn store(&mut self, store: &Store, point: Point, values: &Values) {
         let buffer = self.buffer(store.buffer);
         let address = self.address(store.buffer, store.at, point);
-        let pitch = match store.at {
-            At::Transposed => row_bytes(buffer),
-            _ => buffer.dtype.bytes(),
-        };
+        let pitch = column_pitch(buffer, store.at);
         let Some(block) = point.block.filter(|_| self.lanes() > 1) else {
             let level = if point.block.is_some() { Level::Element } else { Level::Row };
             let value = self.operand(store.value, level, values);
             return self.store_one(buffer.dtype, value, address);
         };
         let value = self.operand(store.value, Level::Element, values);
-        if store.at == At::Transposed {
+        if pitch != buffer.dtype.bytes() {
             self.scatter(buffer.dtype, value, address, pitch, block.valid);
         } else if matches!(block.valid, Valid::All) {
             self.store_block(buffer.dtype, value, address);

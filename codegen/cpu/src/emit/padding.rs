@@ -8,11 +8,11 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, BufferClass, Extent, Stage};
+use ffc_ir::kernel::{At, Buffer, BufferClass, Stage};
 use ffc_ir::types::DType;
 
 use super::expr::Row;
-use super::memory::{Address, row_bytes};
+use super::memory::{Address, is_dense_column, row_bytes};
 use super::nest::Span;
 use super::{Emitter, Size, memory_flags};
 
@@ -21,7 +21,7 @@ const PADDING: usize = 16;
 
 /// Whether the rows of a buffer are padded by whoever stores them.
 fn is_padded_here(buffer: &Buffer) -> bool {
-    buffer.dtype == DType::I8 && buffer.class == BufferClass::Arena && buffer.shape[1] != Extent::Const(1)
+    buffer.dtype == DType::I8 && buffer.class == BufferClass::Arena && !is_dense_column(buffer)
 }
 
 impl Emitter<'_> {

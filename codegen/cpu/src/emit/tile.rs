@@ -28,7 +28,7 @@ const STEP: usize = 16;
 #[derive(Clone, Copy)]
 struct Line {
     start: Address,
-    /// The operand has one column and no padding: there is one byte to load.
+    /// There is one byte to load: a column's elements may have no padding between them.
     single: bool,
 }
 
@@ -93,7 +93,7 @@ impl Emitter<'_> {
         let (buffer, pointer) = (self.buffer(operand), self.pointer(operand));
         let base = self.indexed(pointer, row.first, row_bytes(buffer));
         let start = self.ahead(Address { base, offset: 0 }, row.ahead * row_bytes(buffer));
-        Line { start, single: buffer.shape[1] == Extent::Const(1) }
+        Line { start, single: self.contraction().depth == Extent::Const(1) }
     }
 
     /// The operand's rows that a block's columns are; the last valid one in place of those that are not.

@@ -1,5 +1,6 @@
 //! Small models, built by hand.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test code")]
 
 use std::io::BufReader;
 use std::path::PathBuf;

@@ -1,0 +1,126 @@
+//! `ffc compile`: a training program for a target, without running it.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use ffc_compiler::recipe::Precision;
+use ffc_cpu::CpuBackend;
+use ffc_runtime::artifact::Artifact;
+use ffc_runtime::{Session, WEIGHTS_ATTACHMENT};
+
+use super::print_line;
+use crate::compile::{self, Compiled, assemble, preprocessing_constants};
+use crate::description::Description;
+use crate::initial::initial_values;
+use crate::options::TrainingArgs;
+use crate::preprocessing;
+use crate::source::{Origin, Source};
+use crate::{Failure, dot, files, job, weights};
+
+/// Arguments.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  ffc compile examples/mnist_mlp.onnx -o mlp.ffc --data examples/mnist")]
+pub struct Compile {
+    /// ONNX file or checkpoint folder
+    pub model: PathBuf,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// What to write
+    #[arg(long, value_enum, default_value = "artifact")]
+    pub emit: Emit,
+    /// What machine to compile for (`ffc targets`)
+    #[arg(long, default_value = "native")]
+    pub target: String,
+    /// Data set whose training split gives the preprocessing
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Training options.
+    #[command(flatten)]
+    pub options: TrainingArgs,
+}
+
+/// What can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// One `.ffc` file that the runtime trains with.
+    Artifact,
+    /// The layer IR of training and prediction, and the kernel IR.
+    Ir,
+    /// Cranelift's IR.
+    Clif,
+    /// Assembly.
+    Asm,
+    /// The kernels and what flows between them, for Graphviz.
+    Dot,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever stops it.
+pub fn run(args: Compile) -> Result<(), Failure> {
+    let source = Source::open(&args.model)?;
+    let flags = args.options.clone().with_config()?;
+    let mut description = job::resolve(&source, &flags)?;
+    if description.options.precision == Precision::Float {
+        return Err(Failure::new("single precision is not compiled; it runs on the reference executor")
+            .with_help("leave out `--precision float`, or use `ffc train --precision float`"));
+    }
+    if let (Some(path), None) = (&args.data, &source.description) {
+        let data = job::load_data(path, &ffc_data::LoadOptions::default(), &source.network)?;
+        description.options.preprocessing = preprocessing::find(&flags, &source.network.interface, &data)?;
+    }
+    let compiled = compile::compile(&source.network.module, &description.options)?;
+    let backend = || Ok::<_, Failure>(CpuBackend::new(compile::target(&args.target)?)?);
+    let bytes = match args.emit {
+        Emit::Artifact => artifact(&source, &flags, &description, &compiled, &args.target)?,
+        Emit::Ir => format!("{}\n{}\n{}", compiled.train, compiled.infer, compiled.program).into_bytes(),
+        Emit::Clif => backend()?.clif(&compiled.program)?.into_bytes(),
+        Emit::Asm => backend()?.asm(&compiled.program)?.into_bytes(),
+        Emit::Dot => dot::graph(&compiled.program).into_bytes(),
+    };
+    files::write(&args.output, &bytes)?;
+    print_line(&format!("wrote {} ({} bytes)", args.output.display(), bytes.len()))
+}
+
+fn artifact(
+    source: &Source,
+    flags: &TrainingArgs,
+    description: &Description,
+    compiled: &Compiled,
+    target: &str,
+) -> Result<Vec<u8>, Failure> {
+    let artifact = assemble(&compiled.program, &compile::target(target)?)?;
+    let weights = starting_weights(source, flags, description, compiled, &artifact)?;
+    let texts = description.texts(&source.network.module)?;
+    let mut attachments: Vec<(&str, &[u8])> = vec![(WEIGHTS_ATTACHMENT, &weights)];
+    attachments.extend(texts.iter().map(|(name, text)| (*name, text.as_bytes())));
+    Ok(artifact.to_bytes(&attachments))
+}
+
+/// What an application starts with: seeded weights, or a checkpoint's.
+fn starting_weights(
+    source: &Source,
+    flags: &TrainingArgs,
+    description: &Description,
+    compiled: &Compiled,
+    artifact: &Artifact,
+) -> Result<Vec<u8>, Failure> {
+    let mut network = source.network.clone();
+    match &source.origin {
+        Origin::Checkpoint(folder) => {
+            let session = crate::source::restore(folder, description, &network)?;
+            network.weights = crate::source::weights_of(&session);
+        }
+        Origin::Artifact(bytes) => {
+            let session = Session::load(bytes, ffc_runtime::Options::default())?;
+            network.weights = crate::source::weights_of(&session);
+        }
+        Origin::Onnx => {}
+    }
+    let constants = preprocessing_constants(&description.options);
+    let init = job::init(source, flags);
+    let values = initial_values(&compiled.program.params, &network, &constants, init, description.seed);
+    weights::safetensors(&values, artifact)
+}

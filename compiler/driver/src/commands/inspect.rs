@@ -1,0 +1,108 @@
+//! `ffc inspect`: what a network is, whether it can be trained, and what that needs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::HumanBytes;
+use serde_json::json;
+
+use super::{print_json, print_line};
+use crate::compile::compile;
+use crate::inspect::{LayerReport, Memory, layers, memory};
+use crate::job;
+use crate::options::TrainingArgs;
+use crate::source::Source;
+use crate::{Failure, network::Network};
+
+/// Arguments.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  ffc inspect examples/mnist_mlp.onnx --batch-size 32")]
+pub struct Inspect {
+    /// ONNX file, checkpoint folder or `.ffc` artifact
+    pub model: PathBuf,
+    /// Target to plan for
+    #[arg(long, default_value = "native")]
+    pub target: String,
+    /// Training options.
+    #[command(flatten)]
+    pub options: TrainingArgs,
+    /// JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever stops it; a network that cannot be trained among it.
+pub fn run(args: Inspect) -> Result<(), Failure> {
+    crate::compile::target(&args.target)?;
+    let source = match Source::open(&args.model) {
+        Ok(source) => source,
+        Err(failure) => return Err(unsupported(&args, failure)?),
+    };
+    let options = job::resolve(&source, &args.options.clone().with_config()?)?.options;
+    let compiled = compile(&source.network.module, &options)?;
+    let memory = memory(&source.network, &compiled.program);
+    let layers = layers(&source.network);
+    if args.json {
+        return print_json(&json!({
+            "layers": layers,
+            "parameters": source.network.parameters(),
+            "macs_per_sample": source.network.macs(),
+            "unsupported": [],
+            "memory": memory,
+        }));
+    }
+    print_layers(&source.network, &layers)?;
+    print_memory(&memory, options.batch)
+}
+
+/// What cannot be imported, as JSON where that is wanted; the failure stands in any case.
+fn unsupported(args: &Inspect, failure: Failure) -> Result<Failure, Failure> {
+    if !args.json || args.model.is_dir() || crate::compile::is_artifact(&args.model) {
+        return Ok(failure);
+    }
+    let imported = ffc_onnx::read(&args.model).and_then(|model| ffc_onnx::import(&model));
+    if let Err(ffc_onnx::OnnxError::Unsupported(operators)) = imported {
+        let rows: Vec<_> = operators
+            .iter()
+            .map(|row| {
+                json!({
+                    "op": row.op,
+                    "domain": row.domain,
+                    "opset": row.opset,
+                    "count": row.count,
+                    "nodes": row.nodes,
+                    "reason": row.reason,
+                })
+            })
+            .collect();
+        print_json(&json!({ "unsupported": rows }))?;
+    }
+    Ok(failure)
+}
+
+fn print_layers(network: &Network, layers: &[LayerReport]) -> Result<(), Failure> {
+    print_line(&format!("{:<24} {:<8} {:>10} {:>12} {:>12}", "layer", "op", "output", "parameters", "MACs"))?;
+    for layer in layers {
+        let shape: Vec<_> = layer.output_shape.iter().map(ToString::to_string).collect();
+        let (name, op, parameters, macs) = (&layer.name, layer.op, layer.parameters, layer.macs);
+        print_line(&format!("{name:<24} {op:<8} {:>10} {parameters:>12} {macs:>12}", shape.join("x")))?;
+    }
+    print_line(&format!("{:<44} {:>12} {:>12}", "in all", network.parameters(), network.macs()))
+}
+
+fn print_memory(memory: &Memory, batch: usize) -> Result<(), Failure> {
+    let row = |name: &str, bytes: usize| {
+        print_line(&format!("  {name:<44} {:>12}  ({bytes} bytes)", HumanBytes(bytes as u64).to_string()))
+    };
+    print_line(&format!("\ntraining memory, batch {batch}"))?;
+    row("weights and biases", memory.parameter_bytes)?;
+    row("heads, ranges, optimizer state", memory.state_bytes)?;
+    row("activations, one layer at a time", memory.activation_arena_bytes)?;
+    row("in all", memory.peak_bytes)?;
+    print_line("backpropagation in FP32, the same batch")?;
+    row("activations of all layers", memory.backprop_activation_bytes)?;
+    row("and weights, gradients, momentum", memory.backprop_peak_bytes)
+}

@@ -1,0 +1,306 @@
+//! `ffc train`: trains, shows progress, evaluates after each epoch.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use ffc_data::LoadOptions;
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::{print_json, print_line, say};
+use crate::inspect::memory;
+use crate::job::{self, Job, Setting};
+use crate::options::TrainingArgs;
+use crate::source::Source;
+use crate::trainer::Trainer;
+use crate::training::{self, EpochReport, Observer};
+use crate::{Failure, export, files, machine};
+
+/// Arguments.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Example:\n  ffc train examples/mnist_mlp.onnx --data examples/mnist -o trained.onnx")]
+pub struct Train {
+    /// ONNX file, checkpoint folder or `.ffc` artifact
+    pub model: PathBuf,
+    /// Data set: IDX folder, `.npz`, `.csv`
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Write the trained network here, as ONNX
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Training options.
+    #[command(flatten)]
+    pub options: TrainingArgs,
+    /// Worker threads; 0 for all cores
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub threads: usize,
+    /// Device to train on
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Folder in which the run is kept, saved after every epoch
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
+    /// Go on where `--checkpoint` (or the checkpoint given as model) stopped
+    #[arg(long)]
+    pub resume: bool,
+    /// Use at most this many training samples
+    #[arg(long, value_name = "N")]
+    pub limit_train: Option<usize>,
+    /// Use at most this many test samples
+    #[arg(long, value_name = "N")]
+    pub limit_test: Option<usize>,
+    /// Refuse a program whose plan needs more than this many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub memory_limit: Option<u64>,
+    /// JSON lines on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever stops it.
+pub fn run(args: Train) -> Result<(), Failure> {
+    super::devices::check(&args.device)?;
+    if let Some(output) = &args.output {
+        files::check_writable(output)?;
+    }
+    let options = args.options.clone().with_config()?;
+    let resume = resume_folder(&args)?;
+    let source = Source::open(resume.as_deref().unwrap_or(&args.model))?;
+    let setting = Setting {
+        data: args.data.clone(),
+        load: LoadOptions { limit_train: args.limit_train, limit_test: args.limit_test },
+        threads: args.threads,
+        resume: resume.clone(),
+    };
+    let mut job = job::prepare(source, &options, &setting)?;
+    check_limit(&job, args.memory_limit)?;
+    let checkpoint = args.checkpoint.clone().or(resume);
+    if let Some(folder) = &checkpoint {
+        job::checkpoint_precision(&job.description.options)?;
+        job.description.save(folder, &job.network.module)?;
+    }
+    if !args.json {
+        introduce(&job, &args);
+    }
+    let started = Instant::now();
+    let mut watcher = Watcher::new(&args, checkpoint, job.plan.total_epochs());
+    let Job { trainer, plan, data, .. } = &mut job;
+    training::run(trainer, plan, &data.train, &data.test, &mut watcher)?;
+    let reports = std::mem::take(&mut watcher.reports);
+    watcher.finish();
+    if let Some(output) = &args.output {
+        let weights = job.trainer.weights()?;
+        let bytes = export::export(&job.network, &job.description.options, &weights)?;
+        files::write(output, &bytes)?;
+    }
+    summarize(&job, &args, &reports, started)
+}
+
+/// The folder of a run to go on with.
+fn resume_folder(args: &Train) -> Result<Option<PathBuf>, Failure> {
+    if !args.resume {
+        return Ok(None);
+    }
+    let folder = match &args.checkpoint {
+        Some(folder) => folder.clone(),
+        None if args.model.is_dir() => args.model.clone(),
+        None => {
+            return Err(Failure::new("`--resume` needs the checkpoint to go on from")
+                .with_help("add `--checkpoint DIR`, or give the checkpoint's folder instead of the model"));
+        }
+    };
+    Ok(Some(folder))
+}
+
+fn check_limit(job: &Job, limit: Option<u64>) -> Result<(), Failure> {
+    let plan = memory(&job.network, &job.compiled.program);
+    match limit {
+        Some(limit) if plan.peak_bytes as u64 > limit => Err(Failure::new(format!(
+            "training needs {} bytes, more than `--memory-limit {limit}`",
+            plan.peak_bytes
+        ))
+        .with_help("a smaller `--batch-size` or `--momentum 0` needs less")),
+        _ => Ok(()),
+    }
+}
+
+fn introduce(job: &Job, args: &Train) {
+    let options = &job.description.options;
+    let preprocessing = &options.preprocessing;
+    let number = |numbers: &[f32]| match numbers {
+        [one] => format!("{one:.4}"),
+        many => format!("{} numbers", many.len()),
+    };
+    say(&format!(
+        "{}: {} parameters, recipe {}, batch {}, {} thread{}",
+        args.model.display(),
+        job.network.parameters(),
+        job.description.recipe,
+        options.batch,
+        job.trainer.threads(),
+        if job.trainer.threads() == 1 { "" } else { "s" },
+    ));
+    say(&format!(
+        "{}: {} training and {} test samples, input (x * {:.6} - {}) / {}",
+        args.data.display(),
+        job.data.train.len(),
+        job.data.test.len(),
+        preprocessing.scale,
+        number(&preprocessing.mean),
+        number(&preprocessing.std),
+    ));
+}
+
+/// Shows a run and keeps its checkpoint.
+struct Watcher {
+    bar: Option<ProgressBar>,
+    json: bool,
+    epochs: usize,
+    checkpoint: Option<PathBuf>,
+    reports: Vec<EpochReport>,
+    last: Option<f64>,
+    started: Instant,
+}
+
+impl Watcher {
+    fn new(args: &Train, checkpoint: Option<PathBuf>, epochs: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let style = "{prefix} [{bar:30}] {pos}/{len} {per_sec} {msg} {eta} left";
+            bar.set_style(
+                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar
+        });
+        let started = Instant::now();
+        Self { bar, json: args.json, epochs, checkpoint, reports: Vec::new(), last: None, started }
+    }
+
+    fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Observer for Watcher {
+    fn step(&mut self, epoch: usize, done: usize, of: usize, loss: f32) {
+        let Some(bar) = &self.bar else { return };
+        if done == 1 {
+            bar.set_length(of as u64);
+            bar.reset();
+            bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
+        }
+        let accuracy = self.last.map(|last| format!(" accuracy {:.2} %", last * 100.0)).unwrap_or_default();
+        bar.set_message(format!("loss {loss:.4}{accuracy}"));
+        bar.set_position(done as u64);
+    }
+
+    fn epoch(&mut self, report: &EpochReport, trainer: &Trainer) -> Result<(), Failure> {
+        self.last = Some(report.accuracy);
+        self.reports.push(*report);
+        if let (Some(folder), Trainer::Compiled(session)) = (&self.checkpoint, trainer) {
+            ffc_runtime::checkpoint::save(folder, session, &Default::default())?;
+        }
+        let seconds = report.training.as_secs_f64();
+        let rate = report.samples as f64 / seconds;
+        if self.json {
+            return print_json(&json!({
+                "event": "epoch",
+                "epoch": report.epoch,
+                "layer": report.layer,
+                "train_loss": report.loss,
+                "test_accuracy": report.accuracy,
+                "images_per_second": rate,
+                "seconds": seconds,
+                "elapsed_seconds": self.started.elapsed().as_secs_f64(),
+            }));
+        }
+        let layer = report.layer.map(|layer| format!(" layer {}", layer + 1)).unwrap_or_default();
+        let line = format!(
+            "epoch {:>3}/{}{layer}  loss {:.4}  accuracy {:6.2} %  {:>8.0} images/s  {:.1} s",
+            report.epoch,
+            self.epochs,
+            report.loss,
+            report.accuracy * 100.0,
+            rate,
+            seconds,
+        );
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(&line)),
+            None => say(&line),
+        }
+        Ok(())
+    }
+}
+
+fn summarize(job: &Job, args: &Train, reports: &[EpochReport], started: Instant) -> Result<(), Failure> {
+    let last = reports.last().map_or(0.0, |report| report.accuracy);
+    let best = reports.iter().map(|report| report.accuracy).fold(0.0, f64::max);
+    let seconds: f64 = reports.iter().map(|report| report.training.as_secs_f64()).sum();
+    let samples: usize = reports.iter().map(|report| report.samples).sum();
+    let plan = memory(&job.network, &job.compiled.program);
+    let peak = machine::peak_rss_bytes();
+    let hash = job.trainer.weights_hash()?;
+    if args.json {
+        return print_json(&json!({
+            "event": "summary",
+            "epochs": reports.len(),
+            "test_accuracy": last,
+            "best_accuracy": best,
+            "images_per_second": samples as f64 / seconds,
+            "train_seconds": seconds,
+            "elapsed_seconds": started.elapsed().as_secs_f64(),
+            "parameters": job.network.parameters(),
+            "parameter_bytes": plan.parameter_bytes,
+            "state_bytes": plan.state_bytes,
+            "activation_arena_bytes": plan.activation_arena_bytes,
+            "backprop_activation_bytes": plan.backprop_activation_bytes,
+            "backprop_peak_bytes": plan.backprop_peak_bytes,
+            "data_bytes": data_bytes(job),
+            "peak_rss_bytes": peak,
+            "recipe": job.description.recipe,
+            "seed": job.description.seed,
+            "device": "cpu",
+            "threads": job.trainer.threads(),
+            "weights_hash": hash,
+        }));
+    }
+    print_line(&format!(
+        "trained {} epochs in {seconds:.1} s ({:.0} images/s): accuracy {:.2} % (best {:.2} %)",
+        reports.len(),
+        samples as f64 / seconds,
+        last * 100.0,
+        best * 100.0,
+    ))?;
+    print_line(&format!(
+        "memory: {} weights, {} other state, {} activations; backpropagation would need {} of activations, {} in all",
+        HumanBytes(plan.parameter_bytes as u64),
+        HumanBytes(plan.state_bytes as u64),
+        HumanBytes(plan.activation_arena_bytes as u64),
+        HumanBytes(plan.backprop_activation_bytes as u64),
+        HumanBytes(plan.backprop_peak_bytes as u64),
+    ))?;
+    print_line(&format!("weights {hash}"))?;
+    if let Some(output) = &args.output {
+        print_line(&format!("wrote {}", output.display()))?;
+    }
+    Ok(())
+}
+
+/// Bytes of the decoded data.
+fn data_bytes(job: &Job) -> usize {
+    let split = |split: &ffc_data::Split| {
+        let width = match split.features {
+            ffc_data::Features::U8(_) => 1,
+            ffc_data::Features::F32(_) => 4,
+        };
+        split.features.len() * width + split.labels.len() * 2
+    };
+    split(&job.data.train) + split(&job.data.test)
+}

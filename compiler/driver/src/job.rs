@@ -1,0 +1,189 @@
+//! A training run put together: source, options, data, program, trainer.
+
+use std::path::{Path, PathBuf};
+
+use ffc_compiler::recipe::{Normalization, Options, Precision};
+use ffc_data::{Dataset, LoadOptions};
+use ffc_runtime::{Session, checkpoint};
+
+use crate::compile::{Compiled, compile};
+use crate::description::{self, Description};
+use crate::initial::Init;
+use crate::options::TrainingArgs;
+use crate::preprocessing;
+use crate::source::{self, Origin, Run, Source};
+use crate::trainer::Trainer;
+use crate::training::{LayerOrder, Plan};
+use crate::{Failure, network::Network};
+
+/// Epochs where nobody says otherwise.
+const DEFAULT_EPOCHS: usize = 5;
+/// Seed where nobody says otherwise.
+const DEFAULT_SEED: u64 = 1;
+
+/// See the [module documentation](self).
+pub struct Job {
+    /// The network.
+    pub network: Network,
+    /// The data.
+    pub data: Dataset,
+    /// What is kept about the run.
+    pub description: Description,
+    /// The programs.
+    pub compiled: Compiled,
+    /// What trains.
+    pub trainer: Trainer,
+    /// The numbers of the run.
+    pub plan: Plan,
+}
+
+/// What a command says beside the training options.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// Data set.
+    pub data: PathBuf,
+    /// Limits of the data.
+    pub load: LoadOptions,
+    /// Worker threads, 0 for all cores.
+    pub threads: usize,
+    /// Go on from this checkpoint.
+    pub resume: Option<PathBuf>,
+}
+
+/// Loads a data set and checks it against a network.
+///
+/// # Errors
+/// When it cannot be read or does not fit.
+pub fn load_data(path: &Path, load: &LoadOptions, network: &Network) -> Result<Dataset, Failure> {
+    let data = ffc_data::load(path, load)?;
+    let (given, wanted) = (data.train.width(), network.module.features);
+    if given != wanted {
+        let shape: Vec<_> = data.shape.iter().map(ToString::to_string).collect();
+        return Err(Failure::new(format!(
+            "a sample of `{}` has {given} numbers ({}), the network's input `{}` wants {wanted}",
+            path.display(),
+            shape.join("x"),
+            network.interface.input,
+        ))
+        .with_help("use data of the network's input size, or a network of the data's"));
+    }
+    data.check_labels(network.module.classes)?;
+    Ok(data)
+}
+
+/// The options of a run without preprocessing, its schedule and where weights start.
+///
+/// # Errors
+/// When options make no sense together.
+pub fn resolve(source: &Source, args: &TrainingArgs) -> Result<Description, Failure> {
+    let recipe = args.recipe()?;
+    let mut description = match (&source.description, &args.recipe) {
+        // A checkpoint or artifact brings its own options; naming a recipe starts from that.
+        (Some(description), None) => description.clone(),
+        _ => Description {
+            version: description::VERSION,
+            recipe: recipe.name.to_string(),
+            options: recipe.options(),
+            schedule: recipe.schedule,
+            epochs: DEFAULT_EPOCHS,
+            order: LayerOrder::Together,
+            seed: DEFAULT_SEED,
+            class_names: Vec::new(),
+            interface: source.network.interface.clone(),
+        },
+    };
+    if init(source, args) == Init::Keep && source.description.is_none() {
+        description.options.normalization = match source.network.interface.normalization {
+            Some(_) => Normalization::Rms,
+            None => Normalization::None,
+        };
+    }
+    let Description { options, schedule, epochs, order, seed, .. } = &mut description;
+    args.apply(options, schedule)?;
+    *epochs = args.epochs.unwrap_or(*epochs);
+    *order = args.schedule.unwrap_or(*order);
+    *seed = args.seed.unwrap_or(*seed);
+    Ok(description)
+}
+
+/// Where weights start.
+pub fn init(source: &Source, args: &TrainingArgs) -> Init {
+    args.init.unwrap_or(match source.origin {
+        Origin::Onnx => Init::Random,
+        Origin::Checkpoint(_) | Origin::Artifact(_) => Init::Keep,
+    })
+}
+
+/// Puts a run together.
+///
+/// # Errors
+/// When network, data and options do not fit together.
+pub fn prepare(mut source: Source, args: &TrainingArgs, setting: &Setting) -> Result<Job, Failure> {
+    let mut description = resolve(&source, args)?;
+    let init = init(&source, args);
+    let data = load_data(&setting.data, &setting.load, &source.network)?;
+    description.class_names.clone_from(&data.class_names);
+    if source.description.is_none() {
+        description.options.preprocessing = preprocessing::find(args, &source.network.interface, &data)?;
+    }
+    check_input(&description.options, &data)?;
+    keep_weights(&mut source)?;
+    let compiled = compile(&source.network.module, &description.options)?;
+    let run = Run {
+        compiled: &compiled,
+        options: &description.options,
+        threads: setting.threads,
+        seed: description.seed,
+        init,
+    };
+    let mut trainer = match &source.origin {
+        Origin::Artifact(bytes) => Trainer::Compiled(Box::new(Session::load(bytes, run.session_options())?)),
+        _ => run.trainer(&source.network)?,
+    };
+    let mut done = 0;
+    if let (Some(folder), Trainer::Compiled(session)) = (&setting.resume, &mut trainer) {
+        checkpoint::load(folder, session)?;
+        done = session.epoch() as usize;
+    }
+    let plan = Plan {
+        schedule: description.schedule,
+        epochs: description.epochs,
+        done,
+        batch: description.options.batch,
+        seed: description.seed,
+        order: description.order,
+        layers: compiled.program.trained_layers.len(),
+    };
+    Ok(Job { network: source.network, data, description, compiled, trainer, plan })
+}
+
+/// A checkpoint's weights become the network's.
+fn keep_weights(source: &mut Source) -> Result<(), Failure> {
+    if let (Origin::Checkpoint(folder), Some(description)) = (&source.origin, &source.description) {
+        let session = source::restore(folder, description, &source.network)?;
+        source.network.weights = source::weights_of(&session);
+    }
+    Ok(())
+}
+
+/// Raw data of the kind that the program was made for.
+pub fn check_input(options: &Options, data: &Dataset) -> Result<(), Failure> {
+    let given = data.train.features.type_name();
+    let wanted = options.preprocessing.input.name();
+    if given == wanted {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the data is {given}, the network was trained on {wanted}"))
+        .with_help("use data of the kind it was trained on"))
+}
+
+/// A note for people where an option has no effect.
+pub fn checkpoint_precision(options: &Options) -> Result<(), Failure> {
+    if options.precision == Precision::Float {
+        return Err(Failure::new(
+            "checkpoints hold INT8 training state, and this run trains in single precision",
+        )
+        .with_help("leave out `--checkpoint`, or train with `--precision int8`"));
+    }
+    Ok(())
+}

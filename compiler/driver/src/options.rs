@@ -1,0 +1,291 @@
+//! Training options: a recipe, overridden by a configuration file, overridden by flags.
+//!
+//! Every option is one optional field of [`TrainingArgs`], which clap fills from flags and serde from TOML, under the
+//! same name.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use ffc_compiler::recipe::{
+    Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, RECIPES, Recipe, Schedule,
+};
+use serde::Deserialize;
+
+use crate::initial::Init;
+use crate::training::LayerOrder;
+use crate::{Failure, files};
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident for $of:ident { $($(#[$variant_doc:meta])* $variant:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$variant_doc])* $variant),* }
+
+        impl From<$name> for $of {
+            fn from(choice: $name) -> Self {
+                match choice { $($name::$variant => Self::$variant),* }
+            }
+        }
+    };
+}
+
+choice! {
+    /// `--look-ahead`.
+    LookAheadChoice for LookAhead {
+        /// Layers learn from their own error alone.
+        Off,
+        /// Errors of later layers are added, weighted by lambda.
+        Scalar,
+    }
+}
+choice! {
+    /// `--goodness`.
+    GoodnessChoice for Goodness {
+        /// Mean of squares.
+        Mean,
+        /// Sum of squares.
+        Sum,
+    }
+}
+choice! {
+    /// `--normalization`.
+    NormalizationChoice for Normalization {
+        /// Divide by the root mean square.
+        Rms,
+        /// Nothing.
+        None,
+    }
+}
+choice! {
+    /// `--predict`.
+    PredictChoice for Predict {
+        /// By the last layer.
+        Classifier,
+        /// By all heads and the last layer.
+        Heads,
+        /// By trying every label.
+        Labels,
+    }
+}
+choice! {
+    /// `--precision`.
+    PrecisionChoice for Precision {
+        /// INT8.
+        Int8,
+        /// FP32, the comparison.
+        Float,
+    }
+}
+
+/// Options of training, for flags and configuration files alike.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TrainingArgs {
+    /// Recipe: projection (default), class-group, ff-int8
+    #[arg(long, value_name = "NAME")]
+    pub recipe: Option<String>,
+    /// TOML file with these options, without the dashes; flags override it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Passes over the training data [default: 5]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+    /// Samples in a step [default: the recipe's]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Largest learning rate [default: the recipe's]
+    #[arg(long, value_name = "X")]
+    pub learning_rate: Option<f32>,
+    /// Factor of the classifier's learning rate [default: the recipe's]
+    #[arg(long, value_name = "X")]
+    pub classifier_rate: Option<f32>,
+    /// Steps in which the learning rate rises to its largest [default: the recipe's]
+    #[arg(long, value_name = "N")]
+    pub warmup_steps: Option<usize>,
+    /// What is left of the learning rate at the end, as a fraction [default: the recipe's]
+    #[arg(long, value_name = "X")]
+    pub final_rate: Option<f32>,
+    /// Momentum; 0 keeps no velocity [default: the recipe's]
+    #[arg(long, value_name = "X")]
+    pub momentum: Option<f32>,
+    /// Seed of everything random [default: 1]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Look-ahead to later layers' errors [default: the recipe's]
+    #[arg(long, value_enum)]
+    pub look_ahead: Option<LookAheadChoice>,
+    /// Growth of look-ahead's lambda per epoch [default: the recipe's]
+    #[arg(long, value_name = "X")]
+    pub lambda_step: Option<f32>,
+    /// What goodness takes of the squares (ff-int8) [default: mean]
+    #[arg(long, value_enum)]
+    pub goodness: Option<GoodnessChoice>,
+    /// Threshold of goodness (ff-int8) [default: 2]
+    #[arg(long, value_name = "X")]
+    pub threshold: Option<f32>,
+    /// Factor of group means (class-group) [default: 10]
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f32>,
+    /// Normalisation between layers [default: rms; none with `--init keep`]
+    #[arg(long, value_enum)]
+    pub normalization: Option<NormalizationChoice>,
+    /// How classes are predicted [default: the recipe's]
+    #[arg(long, value_enum)]
+    pub predict: Option<PredictChoice>,
+    /// Where weights start [default: random for a network, keep for a checkpoint]
+    #[arg(long, value_enum)]
+    pub init: Option<Init>,
+    /// Arithmetic [default: int8]
+    #[arg(long, value_enum)]
+    pub precision: Option<PrecisionChoice>,
+    /// Which layers a step trains [default: together]
+    #[arg(long, value_enum)]
+    pub schedule: Option<LayerOrder>,
+    /// Factor of raw inputs [default: 1/255 for 8-bit data, 1 otherwise]
+    #[arg(long, value_name = "X")]
+    pub input_scale: Option<f32>,
+    /// Mean of scaled inputs: one number, or one per channel or feature [default: the training split's]
+    #[arg(long, value_name = "X", value_delimiter = ',', allow_hyphen_values = true)]
+    pub input_mean: Option<Vec<f32>>,
+    /// Standard deviation of scaled inputs, likewise [default: the training split's]
+    #[arg(long, value_name = "X", value_delimiter = ',')]
+    pub input_std: Option<Vec<f32>>,
+}
+
+macro_rules! overlay {
+    ($over:expr, $under:expr, $($field:ident),* $(,)?) => {
+        TrainingArgs { config: None, $($field: $over.$field.or($under.$field)),* }
+    };
+}
+
+impl TrainingArgs {
+    /// These options over those of their configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds something else.
+    pub fn with_config(self) -> Result<Self, Failure> {
+        let Some(path) = self.config.clone() else { return Ok(self) };
+        let under = read_config(&path)?;
+        Ok(overlay!(
+            self,
+            under,
+            recipe,
+            epochs,
+            batch_size,
+            learning_rate,
+            classifier_rate,
+            warmup_steps,
+            final_rate,
+            momentum,
+            seed,
+            look_ahead,
+            lambda_step,
+            goodness,
+            threshold,
+            temperature,
+            normalization,
+            predict,
+            init,
+            precision,
+            schedule,
+            input_scale,
+            input_mean,
+            input_std,
+        ))
+    }
+
+    /// The recipe that is named, or the default one.
+    ///
+    /// # Errors
+    /// When there is no such recipe.
+    pub fn recipe(&self) -> Result<&'static Recipe, Failure> {
+        let Some(name) = &self.recipe else { return Ok(&RECIPES[0]) };
+        Recipe::named(name).ok_or_else(|| {
+            let names: Vec<_> = RECIPES.iter().map(|recipe| recipe.name).collect();
+            Failure::new(format!("unknown recipe `{name}`")).with_help(format!("one of {}", names.join(", ")))
+        })
+    }
+
+    /// Overrides a recipe's options; preprocessing is the caller's.
+    ///
+    /// # Errors
+    /// When a number makes no sense.
+    pub fn apply(&self, options: &mut Options, schedule: &mut Schedule) -> Result<(), Failure> {
+        self.check()?;
+        set(&mut options.batch, self.batch_size);
+        set(&mut options.momentum, self.momentum);
+        set(&mut options.classifier_rate, self.classifier_rate);
+        set(&mut options.look_ahead, self.look_ahead.map(Into::into));
+        set(&mut options.normalization, self.normalization.map(Into::into));
+        set(&mut options.predict, self.predict.map(Into::into));
+        set(&mut options.precision, self.precision.map(Into::into));
+        match &mut options.head {
+            Head::SumOfSquares { goodness, threshold } => {
+                set(goodness, self.goodness.map(Into::into));
+                set(threshold, self.threshold);
+            }
+            Head::ClassGroup { temperature } => set(temperature, self.temperature),
+            Head::Projection => {}
+        }
+        set(&mut schedule.learning_rate, self.learning_rate);
+        set(&mut schedule.lambda_step, self.lambda_step);
+        set(&mut schedule.warmup_steps, self.warmup_steps);
+        set(&mut schedule.final_rate, self.final_rate);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let positive = |name: &str, value: Option<f32>| match value {
+            Some(value) if !(value.is_finite() && value > 0.0) => {
+                Err(Failure::new(format!("`--{name} {value}` is no positive number")))
+            }
+            _ => Ok(()),
+        };
+        positive("learning-rate", self.learning_rate)?;
+        positive("classifier-rate", self.classifier_rate)?;
+        positive("temperature", self.temperature)?;
+        positive("input-scale", self.input_scale)?;
+        for &std in self.input_std.iter().flatten() {
+            positive("input-std", Some(std))?;
+        }
+        let fraction = |name: &str, value: Option<f32>| match value {
+            Some(value) if !(0.0..1.0).contains(&value) => {
+                Err(Failure::new(format!("`--{name} {value}` is not in 0..1")))
+            }
+            _ => Ok(()),
+        };
+        fraction("momentum", self.momentum)?;
+        fraction("final-rate", self.final_rate)?;
+        for (name, value) in [("batch-size", self.batch_size), ("epochs", self.epochs)] {
+            if value == Some(0) {
+                return Err(Failure::new(format!("`--{name} 0` leaves nothing to do")));
+            }
+        }
+        if self.batch_size.is_some_and(|batch| batch > MAX_BATCH) {
+            return Err(Failure::new(format!("`--batch-size` is at most {MAX_BATCH}")));
+        }
+        Ok(())
+    }
+}
+
+/// Sums over a batch stay exact in 32 bits.
+const MAX_BATCH: usize = 65_536;
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+fn read_config(path: &Path) -> Result<TrainingArgs, Failure> {
+    let bytes = files::read(path)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::new(format!("`{}` is not UTF-8 text", path.display())))?;
+    toml::from_str(&text).map_err(|error| {
+        Failure::new(format!("`{}`: {}", path.display(), error.message())).with_help(
+            "options are the flags of `ffc train` without the dashes, for instance `learning-rate = 0.4`",
+        )
+    })
+}

@@ -1,0 +1,211 @@
+//! What the training loop drives: machine code in a [`Session`], or the reference executor for single precision.
+
+use ffc_ir::kernel::Purpose;
+use ffc_ir::module::ParamRole;
+use ffc_ir::numerics::step_key;
+use ffc_reference::{Controls, Executor, Inputs};
+use ffc_runtime::{Samples, Session};
+
+use crate::Failure;
+
+/// Trains and predicts.
+pub enum Trainer {
+    /// Compiled.
+    Compiled(Box<Session>),
+    /// Executed kernel by kernel.
+    Reference(Box<Reference>),
+}
+
+/// The reference executor with what a session keeps between steps.
+pub struct Reference {
+    executor: Executor,
+    seed: u64,
+    step: u64,
+    rate: f32,
+    lambda: f32,
+}
+
+impl Reference {
+    /// A program in which nothing is set yet.
+    pub fn new(executor: Executor, seed: u64) -> Self {
+        Self { executor, seed, step: 0, rate: 0.0, lambda: 0.0 }
+    }
+
+    fn run(
+        &mut self,
+        purpose: Purpose,
+        samples: Samples<'_>,
+        labels: &[i32],
+        lambda: f32,
+    ) -> Result<(), Failure> {
+        let samples = match samples {
+            Samples::U8(data) => ffc_reference::Samples::U8(data),
+            Samples::F32(data) => ffc_reference::Samples::F32(data),
+        };
+        let rate = self.rate / labels.len().max(1) as f32;
+        let controls = Controls { rate, lambda, key: step_key(self.seed, self.step) };
+        Ok(self.executor.run(purpose, Inputs { samples, labels }, controls)?)
+    }
+
+    fn train(&mut self, layer: Option<usize>, samples: Samples<'_>, labels: &[i32]) -> Result<f32, Failure> {
+        match layer {
+            None => self.run(Purpose::Train, samples, labels, self.lambda)?,
+            Some(layer) => self.run(Purpose::TrainLayer(layer), samples, labels, 0.0)?,
+        }
+        self.step += 1;
+        let losses = self.executor.losses();
+        let loss: f32 = layer.map_or_else(|| losses.iter().sum(), |layer| losses[layer]);
+        Ok(loss / labels.len() as f32)
+    }
+
+    fn infer(&mut self, samples: Samples<'_>, count: usize, scores: &mut [f32]) -> Result<(), Failure> {
+        let (chunk, classes) = (self.executor.program().infer_batch, self.executor.program().classes);
+        let features = self.executor.program().features;
+        // The executor wants labels; prediction reads none.
+        let none = vec![0; chunk];
+        for start in (0..count).step_by(chunk) {
+            let end = (start + chunk).min(count);
+            let range = start * features..end * features;
+            let part = match samples {
+                Samples::U8(data) => Samples::U8(&data[range]),
+                Samples::F32(data) => Samples::F32(&data[range]),
+            };
+            self.run(Purpose::Infer, part, &none[..end - start], 0.0)?;
+            let given = self.executor.scores();
+            scores[start * classes..end * classes].copy_from_slice(&given[..(end - start) * classes]);
+        }
+        Ok(())
+    }
+}
+
+impl Trainer {
+    /// One step on all layers, or on one alone; gives the mean loss of a sample, summed over the layers.
+    ///
+    /// # Errors
+    /// When samples or labels are not as the program needs them.
+    pub fn train(
+        &mut self,
+        layer: Option<usize>,
+        samples: Samples<'_>,
+        labels: &[i32],
+    ) -> Result<f32, Failure> {
+        match self {
+            Self::Compiled(session) => {
+                let report = match layer {
+                    None => session.train_step(samples, labels)?,
+                    Some(layer) => session.train_layer(layer, samples, labels)?,
+                };
+                Ok(layer.map_or_else(|| report.losses.iter().sum(), |layer| report.losses[layer]))
+            }
+            Self::Reference(reference) => reference.train(layer, samples, labels),
+        }
+    }
+
+    /// Scores `[count, classes]` of samples.
+    ///
+    /// # Errors
+    /// When samples are not as the program needs them.
+    pub fn infer(&mut self, samples: Samples<'_>, count: usize, scores: &mut [f32]) -> Result<(), Failure> {
+        match self {
+            Self::Compiled(session) => Ok(session.infer(samples, scores)?),
+            Self::Reference(reference) => reference.infer(samples, count, scores),
+        }
+    }
+
+    /// Sets the learning rate.
+    pub fn set_rate(&mut self, rate: f32) {
+        match self {
+            Self::Compiled(session) => session.set_learning_rate(rate),
+            Self::Reference(reference) => reference.rate = rate,
+        }
+    }
+
+    /// Sets the weight of later layers' errors.
+    pub fn set_lambda(&mut self, lambda: f32) {
+        match self {
+            Self::Compiled(session) => session.set_lambda(lambda),
+            Self::Reference(reference) => reference.lambda = lambda,
+        }
+    }
+
+    /// Tells that all training data has been seen once.
+    pub fn end_epoch(&mut self) {
+        if let Self::Compiled(session) = self {
+            session.end_epoch();
+        }
+    }
+
+    /// Steps made so far.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Compiled(session) => session.step(),
+            Self::Reference(reference) => reference.step,
+        }
+    }
+
+    /// Sets a parameter.
+    ///
+    /// # Errors
+    /// When there is no such parameter, or it has another size.
+    pub fn set_weights(&mut self, name: &str, values: &[f32]) -> Result<(), Failure> {
+        match self {
+            Self::Compiled(session) => Ok(session.load_weights(name, values)?),
+            Self::Reference(reference) => Ok(reference.executor.set_weights(name, values)?),
+        }
+    }
+
+    /// Weights, biases and head matrices, unpacked.
+    ///
+    /// # Errors
+    /// Where the program is malformed.
+    pub fn weights(&self) -> Result<Vec<(String, Vec<f32>)>, Failure> {
+        match self {
+            Self::Compiled(session) => {
+                Ok(session.weights().map(|(name, _, values)| (name.to_string(), values)).collect())
+            }
+            Self::Reference(reference) => {
+                let trained = |role| matches!(role, ParamRole::Weight | ParamRole::Bias | ParamRole::Head(_));
+                let params = reference.executor.program().params.iter().filter(|param| trained(param.role));
+                params
+                    .map(|param| Ok((param.name.clone(), reference.executor.weights(&param.name)?)))
+                    .collect()
+            }
+        }
+    }
+
+    /// A hash of all trained parameters, unpacked, in the order of their names.
+    ///
+    /// # Errors
+    /// Where the program is malformed.
+    pub fn weights_hash(&self) -> Result<String, Failure> {
+        match self {
+            Self::Compiled(session) => Ok(session.weights_hash()),
+            Self::Reference(reference) => {
+                let weights = self.weights()?;
+                let shape = |name: &str| {
+                    let param = reference.executor.program().params.iter().find(|param| param.name == name);
+                    param.map_or([0, 0], |param| param.shape)
+                };
+                Ok(ffc_runtime::hash_weights(
+                    weights.iter().map(|(name, values)| (name.as_str(), shape(name), values.clone())),
+                ))
+            }
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Compiled(session) => session.program().classes,
+            Self::Reference(reference) => reference.executor.program().classes,
+        }
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Compiled(session) => session.threads(),
+            Self::Reference(_) => 1,
+        }
+    }
+}

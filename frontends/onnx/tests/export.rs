@@ -1,0 +1,411 @@
+//! Exported files: read back as what they were written from, and run by onnxruntime.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use ffc_ir::module::{Activation, Op};
+use ffc_onnx::{
+    ExportError, ExportLayer, ExportModel, Interface, Network, NoExternalData, Prediction, PredictionKind,
+    Rms, Size, SoftmaxTail, decode, export, import, read,
+};
+
+/// A fixed sequence of values around zero.
+struct Values(u64);
+
+impl Values {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn take(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+const CLASSES: usize = 3;
+const SHAPE: [usize; 3] = [2, 3, 2];
+const FEATURES: usize = 12;
+
+fn interface(opset: i64, softmax: SoftmaxTail) -> Interface {
+    let mut input_dims = vec![Size::Symbol("batch".into())];
+    input_dims.extend(SHAPE.map(Size::Fixed));
+    Interface {
+        input: "pixels".into(),
+        input_dims,
+        output: "scores".into(),
+        output_dims: vec![Size::Symbol("batch".into()), Size::Fixed(CLASSES)],
+        softmax,
+        opset,
+        ir_version: 8,
+        normalization: None,
+        prediction: PredictionKind::Classifier,
+        metadata: vec![("author".into(), "someone".into()), ("ffc.mean".into(), "old".into())],
+    }
+}
+
+fn model(
+    prediction: Prediction,
+    normalization: Option<Rms>,
+    opset: i64,
+    softmax: SoftmaxTail,
+) -> ExportModel {
+    let mut values = Values(7);
+    let activations = [
+        Some(Activation::Relu),
+        Some(Activation::Clip { low: -0.5, high: 1.0 }),
+        Some(Activation::LeakyRelu(0.2)),
+        None,
+    ];
+    let sizes = [FEATURES, 8, 6, 5, CLASSES];
+    let layers = (0..4).map(|index| ExportLayer {
+        name: format!("fc{index}"),
+        weight: values.take(sizes[index] * sizes[index + 1]),
+        outputs: sizes[index + 1],
+        inputs: sizes[index],
+        bias: (index != 1).then(|| values.take(sizes[index + 1])),
+        activation: activations[index],
+    });
+    ExportModel {
+        interface: interface(opset, softmax),
+        layers: layers.collect(),
+        normalization,
+        metadata: vec![("ffc.mean".into(), "0.1307".into())],
+        prediction,
+    }
+}
+
+fn predictions() -> Vec<Prediction> {
+    let mut values = Values(3);
+    let mut heads = || [8, 6, 5].map(|outputs| values.take(CLASSES * outputs)).to_vec();
+    vec![
+        Prediction::Classifier,
+        Prediction::Heads { heads: heads(), classifier: false },
+        Prediction::Heads { heads: heads(), classifier: true },
+        Prediction::Labels { on: 1.0, off: -0.25 },
+    ]
+}
+
+fn variants() -> Vec<ExportModel> {
+    let mut all = Vec::new();
+    for prediction in predictions() {
+        for normalization in
+            [None, Some(Rms { epsilon: 1e-3, input: false }), Some(Rms { epsilon: 1e-5, input: true })]
+        {
+            for (opset, softmax) in
+                [(13, SoftmaxTail::None), (18, SoftmaxTail::Softmax), (21, SoftmaxTail::LogSoftmax)]
+            {
+                all.push(model(prediction.clone(), normalization, opset, softmax));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn an_export_reads_back_as_what_it_was_written_from() {
+    for model in variants() {
+        let bytes = export(&model).unwrap();
+        let network =
+            import(&decode(&bytes, &NoExternalData).unwrap()).unwrap_or_else(|error| panic!("{error}"));
+        common::checked(&network);
+        let expected: Vec<(String, Vec<f32>)> = model
+            .layers
+            .iter()
+            .flat_map(|layer| {
+                let bias = layer.bias.clone().map(|bias| (format!("{}.bias", layer.name), bias));
+                [(format!("{}.weight", layer.name), layer.weight.clone())].into_iter().chain(bias)
+            })
+            .collect();
+        assert_eq!(network.weights, expected);
+        let ops = common::ops(&network.module);
+        let activations = ["relu", "clip", "leaky_relu"];
+        assert!(activations.iter().all(|name| ops.iter().filter(|op| op == &name).count() == 1), "{ops:?}");
+        assert_eq!(ops.len(), 1 + 4 + 3 + 3, "{ops:?}");
+        let interface = network.interface;
+        assert_eq!(interface.normalization, model.normalization);
+        assert_eq!(interface.prediction, model.prediction.kind());
+        assert_eq!(interface.softmax, model.interface.softmax);
+        assert_eq!(interface.input_dims, model.interface.input_dims);
+        assert_eq!(interface.output_dims, model.interface.output_dims);
+        assert_eq!((interface.input.as_str(), interface.output.as_str()), ("pixels", "scores"));
+        let metadata = [("author", "someone"), ("ffc.mean", "0.1307")];
+        assert_eq!(interface.metadata, metadata.map(|(key, value)| (key.to_string(), value.to_string())));
+    }
+}
+
+#[test]
+fn an_interface_survives_a_checkpoint() {
+    let interface = Interface {
+        normalization: Some(Rms { epsilon: 1e-5, input: true }),
+        prediction: PredictionKind::Labels { on: 1.0, off: 0.0 },
+        ..interface(17, SoftmaxTail::Softmax)
+    };
+    let text = serde_json::to_string(&interface).unwrap();
+    assert_eq!(serde_json::from_str::<Interface>(&text).unwrap(), interface);
+}
+
+#[test]
+fn a_damaged_layer_list_is_refused() {
+    let bytes =
+        export(&model(Prediction::Labels { on: 1.0, off: 0.0 }, None, 17, SoftmaxTail::None)).unwrap();
+    for (from, to, message) in [
+        (
+            "\"fc1.weight\"",
+            "\"fc9.weight\"",
+            "layer `fc1` cannot be restored: there is no initializer `fc9.weight`",
+        ),
+        (
+            "\"weight\":\"fc1.weight\"",
+            "\"weight\":\"fc0.weight\"",
+            "layer `fc1` cannot be restored: the weight has 12 inputs",
+        ),
+        ("{\"layers\":", "{\"lawyers\"", "metadata `ffc.layers` is damaged"),
+    ] {
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[at..at + to.len()].copy_from_slice(to.as_bytes());
+        let error = import(&decode(&damaged, &NoExternalData).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    let good = model(Prediction::Classifier, None, 17, SoftmaxTail::None);
+    let refused = |change: &dyn Fn(&mut ExportModel)| {
+        let mut model = good.clone();
+        change(&mut model);
+        export(&model).unwrap_err()
+    };
+    assert_eq!(refused(&|model| model.layers.clear()), ExportError::NoLayers);
+    assert_eq!(
+        refused(&|model| model.layers[1].weight.truncate(5)).to_string(),
+        "`fc1.weight` has 5 elements, 48 are needed"
+    );
+    assert_eq!(
+        refused(&|model| drop(model.layers.remove(1))).to_string(),
+        "layer `fc2` takes 6 features, 8 are there"
+    );
+    let no_heads = Prediction::Heads { heads: Vec::new(), classifier: false };
+    assert_eq!(
+        refused(&|model| model.prediction = no_heads.clone()).to_string(),
+        "`heads` has 0 elements, 3 are needed"
+    );
+    assert_eq!(
+        refused(&|model| model.interface.output = "pixels".into()).to_string(),
+        "the interface does not fit the network: input and output have one name"
+    );
+}
+
+/// What the exported file must compute for one sample.
+fn expected(model: &ExportModel, sample: &[f32]) -> Vec<f64> {
+    let sample: Vec<f64> = sample.iter().copied().map(f64::from).collect();
+    let scores = match &model.prediction {
+        Prediction::Classifier => forward(model, sample).pop().unwrap(),
+        Prediction::Heads { heads, classifier } => {
+            let mut outputs = forward(model, sample);
+            let logits = outputs.pop().unwrap();
+            let mut scores = if *classifier { log_softmax(&logits) } else { vec![0.0; CLASSES] };
+            for (output, head) in outputs.iter().zip(heads) {
+                let head = log_softmax(&dense(head, None, output));
+                scores.iter_mut().zip(head).for_each(|(score, head)| *score += head);
+            }
+            scores
+        }
+        Prediction::Labels { on, off } => {
+            let goodness = |label: usize| {
+                let mut overlaid = sample.clone();
+                (0..CLASSES)
+                    .for_each(|class| overlaid[class] = f64::from(if class == label { *on } else { *off }));
+                let mut outputs = forward(model, overlaid);
+                outputs.pop();
+                outputs.iter().map(|output| mean_square(output)).sum()
+            };
+            (0..CLASSES).map(goodness).collect()
+        }
+    };
+    match model.interface.softmax {
+        SoftmaxTail::None => scores,
+        SoftmaxTail::LogSoftmax => log_softmax(&scores),
+        SoftmaxTail::Softmax => log_softmax(&scores).into_iter().map(f64::exp).collect(),
+    }
+}
+
+fn forward(model: &ExportModel, sample: Vec<f64>) -> Vec<Vec<f64>> {
+    let mut value = sample;
+    let layers = model.layers.iter().enumerate().map(|(index, layer)| {
+        if let Some(rms) = model.normalization.filter(|rms| rms.input || index > 0) {
+            let root = (mean_square(&value) + f64::from(rms.epsilon)).sqrt();
+            value.iter_mut().for_each(|x| *x /= root);
+        }
+        value = dense(&layer.weight, layer.bias.as_deref(), &value);
+        if let Some(activation) = layer.activation {
+            value.iter_mut().for_each(|x| *x = activate(activation, *x));
+        }
+        value.clone()
+    });
+    layers.collect()
+}
+
+fn dense(weight: &[f32], bias: Option<&[f32]>, input: &[f64]) -> Vec<f64> {
+    let dot = |row: &[f32]| row.iter().zip(input).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
+    let bias = |index: usize| bias.map_or(0.0, |bias| f64::from(bias[index]));
+    weight.chunks(input.len()).enumerate().map(|(index, row)| dot(row) + bias(index)).collect()
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Relu => x.max(0.0),
+        Activation::LeakyRelu(slope) => {
+            if x > 0.0 {
+                x
+            } else {
+                x * f64::from(slope)
+            }
+        }
+        Activation::Clip { low, high } => x.clamp(low.into(), high.into()),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+    }
+}
+
+fn mean_square(values: &[f64]) -> f64 {
+    values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64
+}
+
+fn log_softmax(values: &[f64]) -> Vec<f64> {
+    let sum = values.iter().map(|x| x.exp()).sum::<f64>().ln();
+    values.iter().map(|x| x - sum).collect()
+}
+
+/// A Python that has onnxruntime; its absence is said aloud.
+fn python() -> Option<String> {
+    let python = std::env::var("FFC_PYTHON").unwrap_or_else(|_| "python3".to_string());
+    let has = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).output();
+    if has.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    common::skip("no Python with onnxruntime; set FFC_PYTHON");
+    None
+}
+
+/// Runs the cases in onnxruntime.
+fn check(python: &str, folder: &Path, cases: &[serde_json::Value]) {
+    let list = folder.join("cases.json");
+    std::fs::write(&list, serde_json::to_string(cases).unwrap()).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check_export.py");
+    let output = Command::new(python).arg(script).arg(list).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(!errors.contains("Removing initializer"), "{errors}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), cases.len());
+}
+
+/// The input's dimensions for a batch of this size.
+fn shape(interface: &Interface, batch: usize) -> Vec<usize> {
+    let sizes = interface.input_dims[1..].iter().map(|dim| match dim {
+        Size::Fixed(size) => *size,
+        Size::Symbol(_) => panic!("features have sizes"),
+    });
+    [batch].into_iter().chain(sizes).collect()
+}
+
+#[test]
+fn onnxruntime_computes_what_was_exported() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut cases = Vec::new();
+    let mut values = Values(11);
+    let mut variants = variants();
+    // Every activation, an input that already is a matrix, and one whose every feature is overlaid.
+    let mut others = model(Prediction::Classifier, None, 17, SoftmaxTail::None);
+    others.layers[0].activation = Some(Activation::Sigmoid);
+    others.layers[1].activation = Some(Activation::Tanh);
+    others.layers[2].activation = None;
+    others.interface.input_dims = vec![Size::Symbol("N".into()), Size::Fixed(FEATURES)];
+    variants.push(others);
+    let mut narrow = model(Prediction::Labels { on: 1.0, off: 0.0 }, None, 17, SoftmaxTail::None);
+    narrow.layers[0].inputs = CLASSES;
+    narrow.layers[0].weight.truncate(8 * CLASSES);
+    narrow.interface.input_dims = vec![Size::Symbol("N".into()), Size::Fixed(CLASSES)];
+    variants.push(narrow);
+    for (index, model) in variants.iter().enumerate() {
+        let path = folder.path().join(format!("{index}.onnx"));
+        std::fs::write(&path, export(model).unwrap()).unwrap();
+        let features = model.layers[0].inputs;
+        for batch in [1, 7] {
+            let x = values.take(batch * features);
+            let y: Vec<f64> = x.chunks(features).flat_map(|sample| expected(model, sample)).collect();
+            let shape = shape(&model.interface, batch);
+            let interface = &model.interface;
+            cases.push(serde_json::json!({
+                "model": path, "input": interface.input, "output": interface.output, "shape": shape, "x": x, "y": y,
+            }));
+        }
+    }
+    check(&python, folder.path(), &cases);
+}
+
+/// An imported network, untrained, as a model to be exported.
+fn unchanged(network: &Network) -> ExportModel {
+    let mut layers: Vec<ExportLayer> = Vec::new();
+    for (_, value) in network.module.layers[0].values.iter() {
+        match value.op {
+            Op::Param(param) => {
+                let param = &network.module.params[param];
+                let (_, values) =
+                    network.weights.iter().find(|(name, _)| *name == param.name).unwrap().clone();
+                match param.name.strip_suffix(".weight") {
+                    Some(name) => layers.push(ExportLayer {
+                        name: name.to_string(),
+                        weight: values,
+                        outputs: param.shape[0],
+                        inputs: param.shape[1],
+                        bias: None,
+                        activation: None,
+                    }),
+                    None => layers.last_mut().unwrap().bias = Some(values),
+                }
+            }
+            Op::Activate(activation, _) => layers.last_mut().unwrap().activation = Some(activation),
+            _ => {}
+        }
+    }
+    let (interface, normalization) = (network.interface.clone(), network.interface.normalization);
+    ExportModel { interface, layers, normalization, metadata: Vec::new(), prediction: Prediction::Classifier }
+}
+
+/// What is imported means what the file meant: written again, it computes the same.
+#[test]
+fn onnxruntime_computes_the_same_before_and_after() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let mut files: Vec<_> = ["multi", "multi_nozip", "strings", "double"]
+        .iter()
+        .map(|name| data.join(format!("skl_{name}.onnx")))
+        .collect();
+    if let Some(shared) = common::shared_folder() {
+        files.extend(["mnist_mlp.onnx", "mnist_mlp_small.onnx"].map(|name| shared.join(name)));
+    }
+    let mut values = Values(5);
+    let mut cases = Vec::new();
+    for (index, file) in files.iter().enumerate() {
+        let network = import(&read(file).unwrap()).unwrap();
+        let path = folder.path().join(format!("{index}.onnx"));
+        std::fs::write(&path, export(&unchanged(&network)).unwrap()).unwrap();
+        let interface = &network.interface;
+        for batch in [1, 7] {
+            let (x, shape) = (values.take(batch * network.module.features), shape(interface, batch));
+            cases.push(serde_json::json!({
+                "model": path, "reference": file, "input": interface.input, "output": interface.output,
+                "shape": shape, "x": x,
+            }));
+        }
+    }
+    check(&python, folder.path(), &cases);
+}

@@ -1,0 +1,51 @@
+//! Compiled code does what the reference does, bit for bit: parameters, losses and scores of every network in
+//! [`networks::cases`], on the machine at hand with all that it offers and with its architecture's baseline, on one
+//! thread and on several, with every kernel divided among them however small it is.
+
+use ffc_compiler::recipe::Precision;
+use ffc_tests::networks::{self, Case};
+use ffc_tests::session::{Given, Twins, program, targets};
+
+fn check(case: &Case) {
+    let (module, program) = program(case);
+    let mut twins = Twins::new(&program, &targets(), &[1, 2], 11);
+    for (name, session) in twins.sessions() {
+        let memory = session.memory();
+        assert_eq!(memory.state_bytes, program.state_bytes, "{name}");
+        assert_eq!(memory.arena_bytes, program.arena_bytes, "{name}");
+    }
+    twins.start(&module, 3);
+    let batch = program.batch;
+    twins.calibrate(&Given::new(&program, batch, 0));
+    for step in 1..4 {
+        twins.train(None, &Given::new(&program, batch, step));
+    }
+    // The last batch of an epoch is short.
+    twins.train(None, &Given::new(&program, batch.div_ceil(2), 4));
+    twins.train(None, &Given::new(&program, 1, 5));
+    for layer in 0..program.trained_layers.len() {
+        twins.train(Some(layer), &Given::new(&program, batch, 6 + layer as u64));
+    }
+    twins.infer(&Given::new(&program, 2 * program.infer_batch + 1, 9));
+    twins.infer(&Given::new(&program, 1, 10));
+}
+
+#[test]
+fn every_network_is_the_same_on_every_target() {
+    for case in networks::cases() {
+        if case.options.precision == Precision::Int8 {
+            check(&case);
+        }
+    }
+}
+
+/// Larger than a tile, a row of accumulators and the depth of a block, and multiples of none.
+#[test]
+fn a_wide_network_is_the_same_on_every_target() {
+    for recipe in ffc_compiler::recipe::RECIPES {
+        let options = ffc_compiler::recipe::Options { batch: 37, ..recipe.options() };
+        let activation = ffc_ir::module::Activation::Relu;
+        let name = format!("wide {}", recipe.name);
+        check(&Case { name, sizes: vec![301, 131, 67, 10], activation, options });
+    }
+}
