@@ -12,39 +12,106 @@ use ffc_ir::{Arena, Handle};
 
 use crate::random::Random;
 
+/// A layer of a network: weights, perhaps biases, and activation functions in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dense {
+    /// Outputs.
+    pub units: usize,
+    /// Whether there are biases.
+    pub bias: bool,
+    /// Applied one after the other.
+    pub activations: Vec<Activation>,
+}
+
 /// A multilayer perceptron: `sizes` are features, hidden layers, classes.
 pub fn perceptron(sizes: &[usize], activation: Activation, batch: usize) -> Module {
+    let layer = |(index, &units): (usize, &usize)| {
+        let hidden = index + 2 < sizes.len();
+        Dense { units, bias: true, activations: if hidden { vec![activation] } else { Vec::new() } }
+    };
+    chain(sizes[0], &sizes[1..].iter().enumerate().map(layer).collect::<Vec<_>>(), batch)
+}
+
+/// A chain of dense layers.
+///
+/// # Panics
+/// If there are none.
+pub fn chain(features: usize, layers: &[Dense], batch: usize) -> Module {
     let mut module = Module {
         name: "perceptron".to_string(),
         phase: Phase::Imported,
         batch,
-        features: sizes[0],
+        features,
         input: DType::F32,
-        classes: *sizes.last().expect("a network has sizes"),
+        classes: layers.last().expect("a network has layers").units,
         rows: RowPlan::Plain,
         params: Arena::default(),
         layers: Vec::new(),
     };
     let mut layer = Layer::new("main", LayerRole::Whole);
     let matrix = |columns| Type::new(DType::F32, Dim::Rows, Dim::Const(columns));
-    let mut value = layer.push(Region::Forward, "x", Op::Operand(0), matrix(sizes[0]));
-    for (index, pair) in sizes.windows(2).enumerate() {
-        let name = format!("fc{}", index + 1);
-        let weight = param(&mut module, &name, "weight", [pair[1], pair[0]], ParamRole::Weight);
-        let bias = param(&mut module, &name, "bias", [1, pair[1]], ParamRole::Bias);
+    let mut value = layer.push(Region::Forward, "x", Op::Operand(0), matrix(features));
+    let mut inputs = features;
+    for (index, dense) in layers.iter().enumerate() {
+        let (name, ty) = (format!("fc{}", index + 1), matrix(dense.units));
+        let weight = param(&mut module, &name, "weight", [dense.units, inputs], ParamRole::Weight);
         let weight_type = module.params[weight].ty();
-        let bias_type = module.params[bias].ty();
         let weight = layer.push(Region::Forward, "w", Op::Param(weight), weight_type);
-        let dot = layer.push(Region::Forward, "d", Op::Dot { lhs: value, rhs: weight }, matrix(pair[1]));
-        let bias = layer.push(Region::Forward, "b", Op::Param(bias), bias_type);
-        value = layer.push(Region::Forward, "z", Op::Binary(BinaryOp::Add, dot, bias), matrix(pair[1]));
-        if index + 2 < sizes.len() {
-            value = layer.push(Region::Forward, "y", Op::Activate(activation, value), matrix(pair[1]));
+        value = layer.push(Region::Forward, "d", Op::Dot { lhs: value, rhs: weight }, ty);
+        if dense.bias {
+            let bias = param(&mut module, &name, "bias", [1, dense.units], ParamRole::Bias);
+            let bias_type = module.params[bias].ty();
+            let bias = layer.push(Region::Forward, "b", Op::Param(bias), bias_type);
+            value = layer.push(Region::Forward, "z", Op::Binary(BinaryOp::Add, value, bias), ty);
         }
+        for &activation in &dense.activations {
+            value = layer.push(Region::Forward, "y", Op::Activate(activation, value), ty);
+        }
+        inputs = dense.units;
     }
     layer.outputs = vec![value];
     module.layers.push(layer);
     module
+}
+
+/// A seeded chain of layers of odd sizes with options that go together: what recipes and flags allow, in combinations
+/// that nobody lists.
+///
+/// # Panics
+/// Never; recipes are a fixed table.
+pub fn random(seed: u64) -> (Module, Options) {
+    let mut random = Random::new(seed);
+    let recipe = &RECIPES[random.below(RECIPES.len())];
+    let functions = [
+        Activation::Relu,
+        Activation::LeakyRelu(0.25),
+        Activation::Clip { low: -1.0, high: 1.5 },
+        Activation::Sigmoid,
+        Activation::Tanh,
+    ];
+    let classes = 2 + random.below(6);
+    let features = if random.below(3) == 0 { classes } else { classes + random.below(70) };
+    let hidden = 1 + random.below(3);
+    let mut layers = Vec::new();
+    for index in 0..=hidden {
+        let count = if index == hidden { random.below(5) / 4 } else { [0, 1, 1, 1, 2][random.below(5)] };
+        let units = if index == hidden { classes } else { classes + random.below(80) };
+        let activations = (0..count).map(|_| functions[random.below(functions.len())]).collect();
+        layers.push(Dense { units, bias: random.below(4) > 0, activations });
+    }
+    let mut options = Options { batch: 1 + random.below(20), ..recipe.options() };
+    let labels = options.overlays_labels();
+    options.look_ahead = [LookAhead::Off, LookAhead::Scalar][random.below(2)];
+    options.normalization = [Normalization::Rms, Normalization::Rms, Normalization::None][random.below(3)];
+    options.momentum = [0.0, 0.9][random.below(2)];
+    let other = if labels { Predict::Labels } else { Predict::Heads };
+    options.predict = [Predict::Classifier, other][random.below(2)];
+    if random.below(2) == 0 {
+        options.preprocessing.input = DType::U8;
+        options.preprocessing.scale = 1.0 / 128.0;
+        options.preprocessing.mean = vec![1.0];
+    }
+    (chain(features, &layers, options.batch), options)
 }
 
 fn param(module: &mut Module, layer: &str, what: &str, shape: [usize; 2], role: ParamRole) -> Handle<Param> {
@@ -131,6 +198,10 @@ const CHANGES: &[Change] = &[
     ("look-ahead", |o| o.look_ahead = LookAhead::Scalar),
     ("no look-ahead", |o| o.look_ahead = LookAhead::Off),
     ("not normalized", |o| o.normalization = Normalization::None),
+    ("look-ahead, not normalized", |o| {
+        o.look_ahead = LookAhead::Scalar;
+        o.normalization = Normalization::None;
+    }),
     ("classifier", |o| o.predict = Predict::Classifier),
     ("float", |o| o.precision = Precision::Float),
     ("float with momentum", |o| {

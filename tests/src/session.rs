@@ -3,17 +3,18 @@
 use std::fmt::Debug;
 
 use ffc_codegen::{Architecture, Backend, Target};
-use ffc_compiler::{lower, pipeline};
+use ffc_compiler::{lower, pipeline, recipe};
 use ffc_cpu::CpuBackend;
+use ffc_ir::Handle;
 use ffc_ir::interpret::State;
-use ffc_ir::kernel::{BufferClass, Plane, Program, Purpose};
+use ffc_ir::kernel::{Buffer, BufferClass, Plane, Program, Purpose};
 use ffc_ir::module::{Module, ParamRole};
 use ffc_ir::numerics::step_key;
 use ffc_ir::types::DType;
 use ffc_ir::verify;
 use ffc_reference::{Controls, Executor, Inputs};
 use ffc_runtime::artifact::Artifact;
-use ffc_runtime::{Options, Session};
+use ffc_runtime::{Options, Session, StateTensor};
 
 use crate::networks::{self, Case};
 use crate::random::Random;
@@ -24,12 +25,19 @@ use crate::random::Random;
 /// If it does not compile.
 pub fn program(case: &Case) -> (Module, Program) {
     let imported = networks::perceptron(&case.sizes, case.activation, case.options.batch);
-    let compiled = pipeline::compile(&imported, &case.options);
-    let (train, infer) = compiled.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    program_of(&case.name, &imported, &case.options)
+}
+
+/// The training module and the program of an imported network.
+///
+/// # Panics
+/// If it does not compile.
+pub fn program_of(name: &str, imported: &Module, options: &recipe::Options) -> (Module, Program) {
+    let compiled = pipeline::compile(imported, options);
+    let (train, infer) = compiled.unwrap_or_else(|error| panic!("{name}: {error}"));
     let verified = |module| verify(module).expect("the pipeline verifies what it makes");
     let program = lower::lower(&verified(&train), &verified(&infer));
-    let program = program.unwrap_or_else(|error| panic!("{}: {error}", case.name));
-    (train, program)
+    (train.clone(), program.unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
 /// The machine at hand, and the least that its architecture offers.
@@ -105,6 +113,8 @@ pub struct Twins {
     sessions: Vec<(String, Session)>,
     seed: u64,
     step: u64,
+    /// What the last step set; inference leaves it.
+    last: Controls,
 }
 
 /// The learning rate of all steps here.
@@ -131,7 +141,7 @@ impl Twins {
                 sessions.push((name, session));
             }
         }
-        Self { executor, sessions, seed, step: 0 }
+        Self { executor, sessions, seed, step: 0, last: Controls::default() }
     }
 
     /// Gives all the same parameters: weights, and what a module's state starts with.
@@ -163,13 +173,41 @@ impl Twins {
         &mut self.executor
     }
 
+    /// Gives the sessions the parameters that the executor has, plane by plane.
+    ///
+    /// # Panics
+    /// If a session does not take them.
+    pub fn copy_state(&mut self) {
+        let executor = &self.executor;
+        let bytes: Vec<Vec<u8>> =
+            planes(executor.program()).into_iter().map(|plane| executor.buffer(plane).to_bytes()).collect();
+        for (name, session) in &mut self.sessions {
+            let mut tensors: Vec<StateTensor<'static>> = session
+                .state()
+                .into_iter()
+                .map(|it| StateTensor {
+                    bytes: Vec::new().into(),
+                    name: it.name,
+                    element: it.element,
+                    shape: it.shape,
+                })
+                .collect();
+            for (tensor, bytes) in tensors.iter_mut().zip(&bytes) {
+                tensor.bytes = bytes.clone().into();
+            }
+            session.load_state(&tensors).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        self.compare("start");
+    }
+
     /// The sessions.
     pub fn sessions(&mut self) -> &mut [(String, Session)] {
         &mut self.sessions
     }
 
-    fn controls(&self, rate: f32, lambda: f32) -> Controls {
-        Controls { rate, lambda, key: step_key(self.seed, self.step) }
+    fn controls(&mut self, rate: f32, lambda: f32) -> Controls {
+        self.last = Controls { rate, lambda, key: step_key(self.seed, self.step) };
+        self.last
     }
 
     /// Finds ranges.
@@ -218,14 +256,17 @@ impl Twins {
     /// If results differ.
     pub fn infer(&mut self, given: &Given) {
         let samples = given.labels.len();
-        let controls = self.controls(0.0, 0.0);
         let program = self.executor.program();
         let (most, classes) = (program.infer_batch, program.classes);
         let mut expected = Vec::new();
         for start in (0..samples).step_by(most) {
             let inputs = given.inputs(start..(start + most).min(samples));
-            self.executor.run(Purpose::Infer, inputs, controls).expect("the reference infers");
+            self.executor.run(Purpose::Infer, inputs, self.last).expect("the reference infers");
             expected.extend(self.executor.scores());
+        }
+        if expected.is_empty() {
+            // Nothing scores; then what is there stays.
+            expected.resize(samples * classes, f32::NAN);
         }
         for (name, session) in &mut self.sessions {
             let mut scores = vec![f32::NAN; samples * classes];
@@ -251,7 +292,7 @@ impl Twins {
             assert_eq!(state.len(), buffers.len(), "{name}: {what}");
             for (tensor, &buffer) in state.iter().zip(&buffers) {
                 let expected = self.executor.buffer(buffer).to_bytes();
-                same(&format!("{name}: {what}: {}", tensor.name), &*tensor.bytes, &expected[..]);
+                same(&format!("{name}: {what}: {}", tensor.name), tensor.bytes.as_ref(), &expected[..]);
             }
             for (param, _, values) in session.weights() {
                 let expected = self.executor.weights(param).expect("the program has the parameter");
@@ -260,6 +301,14 @@ impl Twins {
             assert_eq!(session.weights_hash(), self.sessions[0].1.weights_hash(), "{name}: {what}");
         }
     }
+}
+
+/// The buffers of all parameters in the order in which a session shows them.
+fn planes(program: &Program) -> Vec<Handle<Buffer>> {
+    let planes = [Plane::Value, Plane::Low, Plane::Scale];
+    let params = 0..program.params.len();
+    let classes = params.flat_map(|param| planes.map(|plane| BufferClass::Param { param, plane }));
+    classes.filter_map(|class| program.buffers.find(|buffer| buffer.class == class)).collect()
 }
 
 /// A number's bits.

@@ -3,38 +3,40 @@
 //! thread and on several, with every kernel divided among them however small it is.
 
 use ffc_compiler::recipe::Precision;
+use ffc_ir::kernel::Program;
+use ffc_ir::module::Module;
 use ffc_tests::networks::{self, Case};
-use ffc_tests::session::{Given, Twins, program, targets};
+use ffc_tests::session::{Given, Twins, program, program_of, targets};
 
-fn check(case: &Case) {
-    let (module, program) = program(case);
-    let mut twins = Twins::new(&program, &targets(), &[1, 2], 11);
+fn check(module: &Module, program: &Program) {
+    let mut twins = Twins::new(program, &targets(), &[1, 2], 11);
     for (name, session) in twins.sessions() {
         let memory = session.memory();
         assert_eq!(memory.state_bytes, program.state_bytes, "{name}");
         assert_eq!(memory.arena_bytes, program.arena_bytes, "{name}");
     }
-    twins.start(&module, 3);
+    twins.start(module, 3);
     let batch = program.batch;
-    twins.calibrate(&Given::new(&program, batch, 0));
+    twins.calibrate(&Given::new(program, batch, 0));
     for step in 1..4 {
-        twins.train(None, &Given::new(&program, batch, step));
+        twins.train(None, &Given::new(program, batch, step));
     }
     // The last batch of an epoch is short.
-    twins.train(None, &Given::new(&program, batch.div_ceil(2), 4));
-    twins.train(None, &Given::new(&program, 1, 5));
+    twins.train(None, &Given::new(program, batch.div_ceil(2), 4));
+    twins.train(None, &Given::new(program, 1, 5));
     for layer in 0..program.trained_layers.len() {
-        twins.train(Some(layer), &Given::new(&program, batch, 6 + layer as u64));
+        twins.train(Some(layer), &Given::new(program, batch, 6 + layer as u64));
     }
-    twins.infer(&Given::new(&program, 2 * program.infer_batch + 1, 9));
-    twins.infer(&Given::new(&program, 1, 10));
+    twins.infer(&Given::new(program, 2 * program.infer_batch + 1, 9));
+    twins.infer(&Given::new(program, 1, 10));
 }
 
 #[test]
 fn every_network_is_the_same_on_every_target() {
     for case in networks::cases() {
         if case.options.precision == Precision::Int8 {
-            check(&case);
+            let (module, program) = program(&case);
+            check(&module, &program);
         }
     }
 }
@@ -46,6 +48,17 @@ fn a_wide_network_is_the_same_on_every_target() {
         let options = ffc_compiler::recipe::Options { batch: 37, ..recipe.options() };
         let activation = ffc_ir::module::Activation::Relu;
         let name = format!("wide {}", recipe.name);
-        check(&Case { name, sizes: vec![301, 131, 67, 10], activation, options });
+        let case = Case { name, sizes: vec![301, 131, 67, 10], activation, options };
+        let (module, program) = program(&case);
+        check(&module, &program);
+    }
+}
+
+#[test]
+fn random_networks_are_the_same_on_every_target() {
+    for seed in 1000..1020 {
+        let (imported, options) = networks::random(seed);
+        let (module, program) = program_of(&format!("random network {seed}"), &imported, &options);
+        check(&module, &program);
     }
 }

@@ -1,7 +1,8 @@
 //! The kernel IR means what the layer IR means: every recipe, interpreted layer by layer and executed kernel by kernel,
 //! gives the same bits in every parameter, loss and score.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use ffc_compiler::recipe::Precision;
+use ffc_compiler::recipe::{Options, Precision};
 use ffc_compiler::{lower, pipeline};
 use ffc_ir::interpret::{self, Batch, Controls, Mode, Samples, State};
 use ffc_ir::kernel::Purpose;
@@ -10,7 +11,7 @@ use ffc_ir::numerics::step_key;
 use ffc_ir::types::DType;
 use ffc_ir::verify::verify;
 use ffc_reference::{Executor, Inputs};
-use ffc_tests::networks::{self, Case};
+use ffc_tests::networks;
 use ffc_tests::random::Random;
 
 fn same(case: &str, what: &str, ours: &[f32], theirs: &[f32]) {
@@ -22,7 +23,7 @@ fn same(case: &str, what: &str, ours: &[f32], theirs: &[f32]) {
 
 /// A network in both forms.
 struct Pair<'a> {
-    case: &'a Case,
+    name: &'a str,
     train: &'a Module,
     infer: &'a Module,
     state: State,
@@ -47,7 +48,7 @@ impl Pair<'_> {
         };
         let batch = Batch { inputs, labels: &labels };
         let controls = Controls { rate, lambda, key: key as i32 };
-        let name = &self.case.name;
+        let name = self.name;
         let outcome = if inferring {
             let mut state = transfer(self.train, &self.state, self.infer);
             interpret::step(&verify(module).unwrap(), &mut state, &batch, &controls, mode).unwrap()
@@ -82,42 +83,53 @@ fn transfer(train: &Module, from: &State, infer: &Module) -> State {
     to
 }
 
+/// Runs a network in both forms.
+fn check(name: &str, imported: &Module, options: &Options) {
+    let compiled = pipeline::compile(imported, options);
+    let (train, infer) = compiled.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let program = lower::lower(&verify(&train).unwrap(), &verify(&infer).unwrap())
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    ffc_reference::check::verify_structure(&program).unwrap_or_else(|error| panic!("{name}: {error}"));
+    if options.precision == Precision::Float {
+        // A GEMM library adds floats in an order of its own.
+        return;
+    }
+    let mut state = State::new(&train);
+    let mut executor = Executor::new(program).with_arena(true).unwrap();
+    for (name, weights) in networks::weights(&train, 3) {
+        state.set_weights(train.param(&name).unwrap(), &weights).unwrap();
+        executor.set_weights(&name, &weights).unwrap();
+    }
+    for (handle, param) in train.params.iter() {
+        if matches!(param.role, ParamRole::Groups | ParamRole::Range(_)) {
+            executor.set_weights(&param.name, &state.weights(handle)).unwrap();
+        }
+    }
+    let mut pair = Pair { name, train: &train, infer: &infer, state, executor };
+    let batch = options.batch;
+    pair.step(Purpose::Calibrate, Mode::Calibrate, batch, 0);
+    for step in 0..3 {
+        pair.step(Purpose::Train, Mode::Train, batch, step);
+    }
+    pair.step(Purpose::Train, Mode::Train, batch.div_ceil(2), 3);
+    pair.step(Purpose::TrainLayer(0), Mode::TrainLayer(0), batch, 4);
+    let infers = pair.executor.program().infer_batch;
+    pair.step(Purpose::Infer, Mode::Infer, infers, 5);
+    pair.step(Purpose::Infer, Mode::Infer, 1, 6);
+}
+
 #[test]
 fn kernels_mean_what_layers_mean() {
     for case in networks::cases() {
-        let options = &case.options;
-        let imported = networks::perceptron(&case.sizes, case.activation, options.batch);
-        let compiled = pipeline::compile(&imported, options);
-        let (train, infer) = compiled.unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        let program = lower::lower(&verify(&train).unwrap(), &verify(&infer).unwrap())
-            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        ffc_reference::check::verify_structure(&program)
-            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        if options.precision == Precision::Float {
-            // A GEMM library adds floats in an order of its own.
-            continue;
-        }
-        let mut state = State::new(&train);
-        let mut executor = Executor::new(program).with_arena(true).unwrap();
-        for (name, weights) in networks::weights(&train, 3) {
-            state.set_weights(train.param(&name).unwrap(), &weights).unwrap();
-            executor.set_weights(&name, &weights).unwrap();
-        }
-        for (handle, param) in train.params.iter() {
-            if matches!(param.role, ParamRole::Groups | ParamRole::Range(_)) {
-                executor.set_weights(&param.name, &state.weights(handle)).unwrap();
-            }
-        }
-        let mut pair = Pair { case: &case, train: &train, infer: &infer, state, executor };
-        let batch = options.batch;
-        pair.step(Purpose::Calibrate, Mode::Calibrate, batch, 0);
-        for step in 0..3 {
-            pair.step(Purpose::Train, Mode::Train, batch, step);
-        }
-        pair.step(Purpose::Train, Mode::Train, batch.div_ceil(2), 3);
-        pair.step(Purpose::TrainLayer(0), Mode::TrainLayer(0), batch, 4);
-        let infers = pair.executor.program().infer_batch;
-        pair.step(Purpose::Infer, Mode::Infer, infers, 5);
-        pair.step(Purpose::Infer, Mode::Infer, 1, 6);
+        let imported = networks::perceptron(&case.sizes, case.activation, case.options.batch);
+        check(&case.name, &imported, &case.options);
+    }
+}
+
+#[test]
+fn kernels_of_random_networks_mean_what_layers_mean() {
+    for seed in 0..100 {
+        let (imported, options) = networks::random(seed);
+        check(&format!("random network {seed}"), &imported, &options);
     }
 }

@@ -1,6 +1,7 @@
 //! Gradients against something else: one step of the float interpreter, for every head, activation function and
 //! optimizer, is done again in JAX, which derives the gradients of the local losses by itself
 //! (`gradients/gradients.py`). The interpreter in turn agrees bit for bit with kernels and machine code.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ffc_compiler::recipe::{
     Goodness, Head, Normalization, Options, Precision, Predict, Preprocessing, RECIPES,

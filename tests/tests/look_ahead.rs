@@ -1,6 +1,7 @@
 //! Look-ahead against something else: one step of the float interpreter with lambda 0.5, where later layers weigh
 //! enough to show, is done again by a NumPy program that knows the method's description only
 //! (`look_ahead/look_ahead.py`).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ffc_compiler::recipe::{Goodness, Head, LookAhead, Options, Precision, Recipe};
 use ffc_ir::module::Activation;

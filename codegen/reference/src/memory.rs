@@ -1,6 +1,6 @@
 //! Buffers of a program and how their elements are read and written.
 
-use ffc_ir::kernel::{At, Buffer};
+use ffc_ir::kernel::{At, Buffer, Extent};
 use ffc_ir::numerics::Number;
 use ffc_ir::types::DType;
 use ffc_ir::{Arena, Handle};
@@ -136,6 +136,8 @@ pub(crate) struct Run {
 pub(crate) struct Memory {
     data: Vec<Values>,
     strides: Vec<usize>,
+    /// Elements between neighbours of a vector, which is a row or a column.
+    pitches: Vec<usize>,
 }
 
 impl Memory {
@@ -145,6 +147,7 @@ impl Memory {
         Self {
             data: buffers.values().map(|b| Values::zeros(b.dtype, rows(b) * b.stride())).collect(),
             strides: buffers.values().map(Buffer::stride).collect(),
+            pitches: buffers.values().map(pitch).collect(),
         }
     }
 
@@ -162,24 +165,25 @@ impl Memory {
 
     /// Where an access that moves with the column goes, for a part of a row.
     pub(crate) fn run(&self, buffer: Handle<Buffer>, at: At, row: usize, start: usize, len: usize) -> Run {
-        let stride = self.stride(buffer);
+        let (stride, pitch) = (self.stride(buffer), self.pitches[buffer.index()]);
         match at {
             At::Element => Run { first: row * stride + start, step: 1, len },
             At::Transposed => Run { first: start * stride + row, step: stride, len },
             At::Sample(n) => Run { first: row / n * stride + start, step: 1, len },
-            At::Column => Run { first: start, step: 1, len },
+            At::Column => Run { first: start * pitch, step: pitch, len },
             // One element for the whole row, which only a store in a kernel of one column can mean.
-            At::Row | At::RowSample(_) | At::Scalar => Run { first: flat(at, row), step: 1, len },
+            At::Row | At::RowSample(_) | At::Scalar => Run { first: flat(at, row) * pitch, step: 1, len },
         }
     }
 
     /// An element that does not move with the column.
     pub(crate) fn scalar(&self, buffer: Handle<Buffer>, at: At, row: usize) -> Number {
-        self.data(buffer).get(flat(at, row))
+        self.data(buffer).get(flat(at, row) * self.pitches[buffer.index()])
     }
 
     pub(crate) fn set_scalar(&mut self, buffer: Handle<Buffer>, at: At, row: usize, value: Number) {
-        self.data_mut(buffer).set(flat(at, row), value);
+        let pitch = self.pitches[buffer.index()];
+        self.data_mut(buffer).set(flat(at, row) * pitch, value);
     }
 
     /// Contiguous `f32` elements in place.
@@ -237,6 +241,12 @@ impl Memory {
     }
 }
 
+/// Columns of narrow elements are rows of one element, padded like all rows.
+fn pitch(buffer: &Buffer) -> usize {
+    if buffer.shape[0] == Extent::Const(1) { 1 } else { buffer.stride() }
+}
+
+/// Which element of a vector.
 fn flat(at: At, row: usize) -> usize {
     match at {
         At::Row => row,

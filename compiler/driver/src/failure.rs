@@ -9,12 +9,19 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// Whether the command line is at fault, not the work: another exit status.
+    pub usage: bool,
 }
 
 impl Failure {
     /// A failure without a way out.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None }
+        Self { message: message.into(), help: None, usage: false }
+    }
+
+    /// A command line that makes no sense.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { usage: true, ..Self::new(message) }
     }
 
     /// The same with a way out.
@@ -60,25 +67,25 @@ failure_from!(
 
 impl From<ffc_data::DataError> for Failure {
     fn from(error: ffc_data::DataError) -> Self {
-        Self { message: error.to_string(), help: error.help().map(ToString::to_string) }
+        Self { help: error.help().map(ToString::to_string), ..Self::new(error.to_string()) }
     }
 }
 
 impl From<ffc_onnx::OnnxError> for Failure {
     fn from(error: ffc_onnx::OnnxError) -> Self {
-        Self { message: error.to_string(), help: error.help() }
+        Self { help: error.help(), ..Self::new(error.to_string()) }
     }
 }
 
 impl From<ffc_codegen::UnknownTarget> for Failure {
     fn from(error: ffc_codegen::UnknownTarget) -> Self {
-        Self::new(error.to_string()).with_help("`ffc targets` lists what there is")
+        Self::usage(error.to_string()).with_help("`ffc targets` lists what there is")
     }
 }
 
 impl From<ffc_ir::Diagnostic> for Failure {
     fn from(diagnostic: ffc_ir::Diagnostic) -> Self {
-        Self { message: diagnostic.to_string(), help: diagnostic.help.clone() }
+        Self { help: diagnostic.help.clone(), ..Self::new(diagnostic.to_string()) }
     }
 }
 
@@ -86,6 +93,6 @@ impl From<Vec<ffc_ir::Diagnostic>> for Failure {
     fn from(diagnostics: Vec<ffc_ir::Diagnostic>) -> Self {
         let help = diagnostics.iter().find_map(|diagnostic| diagnostic.help.clone());
         let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        Self { message: lines.join("\n  "), help }
+        Self { help, ..Self::new(lines.join("\n  ")) }
     }
 }

@@ -48,7 +48,8 @@ pub fn check_writable(path: &Path) -> Result<(), Failure> {
         _ => Path::new("."),
     };
     if path.is_dir() {
-        return Err(Failure::new(format!("cannot write `{}`: it is a folder", path.display())));
+        return Err(Failure::new(format!("cannot write `{}`: it is a folder", path.display()))
+            .with_help("name a file in it"));
     }
     tempfile::NamedTempFile::new_in(folder).map(|_| ()).map_err(|error| {
         Failure::new(format!("cannot write `{}`: {error}", path.display()))

@@ -18,19 +18,20 @@ pub enum Init {
     Keep,
 }
 
-/// The first value of every parameter, by name.
-pub fn initial_values(
-    params: &[Param],
-    network: &Network,
-    constants: &[(String, Vec<f32>)],
+/// The first value of every parameter, by name; one after the other, because all at once would be the largest thing
+/// beside the data.
+pub fn initial_values<'a>(
+    params: &'a [Param],
+    network: &'a Network,
+    constants: &'a [(String, Vec<f32>)],
     init: Init,
     seed: u64,
-) -> Vec<(String, Vec<f32>)> {
-    let given = |name: &str| {
+) -> impl Iterator<Item = (&'a str, Vec<f32>)> {
+    let given = move |name: &str| {
         let known = network.weights.iter().chain(constants);
         known.into_iter().find(|(other, _)| other == name).map(|(_, values)| values.clone())
     };
-    let value = |param: &Param| match param.role {
+    let value = move |param: &Param| match param.role {
         ParamRole::Weight if init == Init::Random => {
             uniform(param, seed, (6.0 / param.shape[1] as f32).sqrt())
         }
@@ -46,7 +47,7 @@ pub fn initial_values(
         ParamRole::Range(start) => given(&param.name).unwrap_or_else(|| vec![start; param.len()]),
         ParamRole::Velocity => vec![0.0; param.len()],
     };
-    params.iter().map(|param| (param.name.clone(), value(param))).collect()
+    params.iter().map(move |param| (param.name.as_str(), value(param)))
 }
 
 /// Uniform in ±`size`.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ffc_compiler::recipe::{Normalization, Options, Precision};
+use ffc_compiler::recipe::{Options, Precision};
 use ffc_data::{Dataset, LoadOptions};
 use ffc_runtime::{Session, checkpoint};
 
@@ -17,7 +17,9 @@ use crate::training::{LayerOrder, Plan};
 use crate::{Failure, network::Network};
 
 /// Epochs where nobody says otherwise.
-const DEFAULT_EPOCHS: usize = 5;
+const DEFAULT_EPOCHS: usize = 20;
+/// What a checkpoint calls the best accuracy so far.
+pub const BEST: &str = "best_accuracy";
 /// Seed where nobody says otherwise.
 const DEFAULT_SEED: u64 = 1;
 
@@ -25,8 +27,6 @@ const DEFAULT_SEED: u64 = 1;
 pub struct Job {
     /// The network.
     pub network: Network,
-    /// The data.
-    pub data: Dataset,
     /// What is kept about the run.
     pub description: Description,
     /// The programs.
@@ -35,6 +35,8 @@ pub struct Job {
     pub trainer: Trainer,
     /// The numbers of the run.
     pub plan: Plan,
+    /// The best accuracy of the epochs that were done before, of a run that goes on.
+    pub best: f64,
 }
 
 /// What a command says beside the training options.
@@ -77,9 +79,10 @@ pub fn load_data(path: &Path, load: &LoadOptions, network: &Network) -> Result<D
 /// When options make no sense together.
 pub fn resolve(source: &Source, args: &TrainingArgs) -> Result<Description, Failure> {
     let recipe = args.recipe()?;
-    let mut description = match (&source.description, &args.recipe) {
-        // A checkpoint or artifact brings its own options; naming a recipe starts from that.
-        (Some(description), None) => description.clone(),
+    let own = source.description.as_ref();
+    let mut description = match own {
+        // A checkpoint or artifact brings its own options; naming another recipe starts from that.
+        Some(own) if args.recipe.as_ref().is_none_or(|name| *name == own.recipe) => own.clone(),
         _ => Description {
             version: description::VERSION,
             recipe: recipe.name.to_string(),
@@ -92,11 +95,12 @@ pub fn resolve(source: &Source, args: &TrainingArgs) -> Result<Description, Fail
             interface: source.network.interface.clone(),
         },
     };
-    if init(source, args) == Init::Keep && source.description.is_none() {
-        description.options.normalization = match source.network.interface.normalization {
-            Some(_) => Normalization::Rms,
-            None => Normalization::None,
-        };
+    if let Some(own) = own {
+        // Part of the model, not of the recipe.
+        description.options.preprocessing = own.options.preprocessing.clone();
+        description.options.normalization = own.options.normalization;
+    } else if init(source, args) == Init::Keep {
+        description.options.normalization = source.normalization()?;
     }
     let Description { options, schedule, epochs, order, seed, .. } = &mut description;
     args.apply(options, schedule)?;
@@ -114,11 +118,15 @@ pub fn init(source: &Source, args: &TrainingArgs) -> Init {
     })
 }
 
-/// Puts a run together.
+/// Puts a run and its data together.
 ///
 /// # Errors
 /// When network, data and options do not fit together.
-pub fn prepare(mut source: Source, args: &TrainingArgs, setting: &Setting) -> Result<Job, Failure> {
+pub fn prepare(
+    mut source: Source,
+    args: &TrainingArgs,
+    setting: &Setting,
+) -> Result<(Job, Dataset), Failure> {
     let mut description = resolve(&source, args)?;
     let init = init(&source, args);
     let data = load_data(&setting.data, &setting.load, &source.network)?;
@@ -127,7 +135,10 @@ pub fn prepare(mut source: Source, args: &TrainingArgs, setting: &Setting) -> Re
         description.options.preprocessing = preprocessing::find(args, &source.network.interface, &data)?;
     }
     check_input(&description.options, &data)?;
-    keep_weights(&mut source)?;
+    check_fixed(&source, &description.options)?;
+    if setting.resume.is_none() && init == Init::Keep {
+        keep_weights(&mut source)?;
+    }
     let compiled = compile(&source.network.module, &description.options)?;
     let run = Run {
         compiled: &compiled,
@@ -137,13 +148,25 @@ pub fn prepare(mut source: Source, args: &TrainingArgs, setting: &Setting) -> Re
         init,
     };
     let mut trainer = match &source.origin {
-        Origin::Artifact(bytes) => Trainer::Compiled(Box::new(Session::load(bytes, run.session_options())?)),
+        Origin::Artifact(bytes) => {
+            let mut trainer = Trainer::Compiled(Box::new(Session::load(bytes, run.session_options())?));
+            if init == Init::Random {
+                run.initialize(&mut trainer, &source.network)?;
+            }
+            trainer
+        }
         _ => run.trainer(&source.network)?,
     };
-    let mut done = 0;
+    let (mut done, mut best) = (0, 0.0);
     if let (Some(folder), Trainer::Compiled(session)) = (&setting.resume, &mut trainer) {
-        checkpoint::load(folder, session)?;
+        let kept = checkpoint::load(folder, session)?;
+        if session.seed() != description.seed {
+            let (own, given) = (session.seed(), description.seed);
+            return Err(Failure::usage(format!("the run was started with `--seed {own}`, not {given}"))
+                .with_help("leave out `--seed`, or start a new run without `--resume`"));
+        }
         done = session.epoch() as usize;
+        best = kept.get(BEST).and_then(|best| best.parse().ok()).unwrap_or(0.0);
     }
     let plan = Plan {
         schedule: description.schedule,
@@ -154,7 +177,33 @@ pub fn prepare(mut source: Source, args: &TrainingArgs, setting: &Setting) -> Re
         order: description.order,
         layers: compiled.program.trained_layers.len(),
     };
-    Ok(Job { network: source.network, data, description, compiled, trainer, plan })
+    // They are in the trainer now.
+    source.network.weights = Vec::new();
+    Ok((Job { network: source.network, description, compiled, trainer, plan, best }, data))
+}
+
+/// Refuses options that a compiled artifact can no longer follow.
+///
+/// # Errors
+/// With the first of them.
+pub fn check_fixed(source: &Source, options: &Options) -> Result<(), Failure> {
+    let (Origin::Artifact(_), Some(own)) = (&source.origin, &source.description) else { return Ok(()) };
+    let own = &own.options;
+    let differs = [
+        ("batch-size", options.batch != own.batch),
+        ("momentum", options.momentum != own.momentum),
+        ("classifier-rate", options.classifier_rate != own.classifier_rate),
+        ("look-ahead", options.look_ahead != own.look_ahead),
+        ("normalization", options.normalization != own.normalization),
+        ("predict", options.predict != own.predict),
+        ("precision", options.precision != own.precision),
+        ("recipe", options.head != own.head),
+    ];
+    match differs.iter().find(|(_, differs)| *differs) {
+        None => Ok(()),
+        Some((name, _)) => Err(Failure::usage(format!("`--{name}` is compiled into the artifact"))
+            .with_help("compile the network again with this option, or leave it out")),
+    }
 }
 
 /// A checkpoint's weights become the network's.
@@ -180,7 +229,7 @@ pub fn check_input(options: &Options, data: &Dataset) -> Result<(), Failure> {
 /// A note for people where an option has no effect.
 pub fn checkpoint_precision(options: &Options) -> Result<(), Failure> {
     if options.precision == Precision::Float {
-        return Err(Failure::new(
+        return Err(Failure::usage(
             "checkpoints hold INT8 training state, and this run trains in single precision",
         )
         .with_help("leave out `--checkpoint`, or train with `--precision int8`"));

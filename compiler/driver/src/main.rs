@@ -34,10 +34,13 @@ enum Command {
     /// Run passes on the text form of the IR
     Opt(opt::Opt),
     /// List devices
+    #[command(after_help = "Example:\n  ffc devices")]
     Devices,
     /// List targets
+    #[command(after_help = "Example:\n  ffc targets")]
     Targets,
     /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  ffc completions bash > /etc/bash_completion.d/ffc")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             say(&failure.to_string());
-            ExitCode::FAILURE
+            ExitCode::from(if failure.usage { 2 } else { 1 })
         }
     }
 }

@@ -89,26 +89,26 @@ pub struct TrainingArgs {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// Passes over the training data [default: 5]
+    /// Passes over the training data [default: 20]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
     /// Samples in a step [default: the recipe's]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Largest learning rate [default: the recipe's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub learning_rate: Option<f32>,
     /// Factor of the classifier's learning rate [default: the recipe's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub classifier_rate: Option<f32>,
     /// Steps in which the learning rate rises to its largest [default: the recipe's]
     #[arg(long, value_name = "N")]
     pub warmup_steps: Option<usize>,
     /// What is left of the learning rate at the end, as a fraction [default: the recipe's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub final_rate: Option<f32>,
     /// Momentum; 0 keeps no velocity [default: the recipe's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub momentum: Option<f32>,
     /// Seed of everything random [default: 1]
     #[arg(long, value_name = "N")]
@@ -117,16 +117,16 @@ pub struct TrainingArgs {
     #[arg(long, value_enum)]
     pub look_ahead: Option<LookAheadChoice>,
     /// Growth of look-ahead's lambda per epoch [default: the recipe's]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub lambda_step: Option<f32>,
     /// What goodness takes of the squares (ff-int8) [default: mean]
     #[arg(long, value_enum)]
     pub goodness: Option<GoodnessChoice>,
     /// Threshold of goodness (ff-int8) [default: 2]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub threshold: Option<f32>,
     /// Factor of group means (class-group) [default: 10]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Normalisation between layers [default: rms; none with `--init keep`]
     #[arg(long, value_enum)]
@@ -144,13 +144,13 @@ pub struct TrainingArgs {
     #[arg(long, value_enum)]
     pub schedule: Option<LayerOrder>,
     /// Factor of raw inputs [default: 1/255 for 8-bit data, 1 otherwise]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub input_scale: Option<f32>,
     /// Mean of scaled inputs: one number, or one per channel or feature [default: the training split's]
-    #[arg(long, value_name = "X", value_delimiter = ',', allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", value_delimiter = ',', allow_negative_numbers = true)]
     pub input_mean: Option<Vec<f32>>,
     /// Standard deviation of scaled inputs, likewise [default: the training split's]
-    #[arg(long, value_name = "X", value_delimiter = ',')]
+    #[arg(long, value_name = "X", value_delimiter = ',', allow_negative_numbers = true)]
     pub input_std: Option<Vec<f32>>,
 }
 
@@ -204,7 +204,8 @@ impl TrainingArgs {
         let Some(name) = &self.recipe else { return Ok(&RECIPES[0]) };
         Recipe::named(name).ok_or_else(|| {
             let names: Vec<_> = RECIPES.iter().map(|recipe| recipe.name).collect();
-            Failure::new(format!("unknown recipe `{name}`")).with_help(format!("one of {}", names.join(", ")))
+            Failure::usage(format!("unknown recipe `{name}`"))
+                .with_help(format!("one of {}", names.join(", ")))
         })
     }
 
@@ -237,34 +238,37 @@ impl TrainingArgs {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let positive = |name: &str, value: Option<f32>| match value {
-            Some(value) if !(value.is_finite() && value > 0.0) => {
-                Err(Failure::new(format!("`--{name} {value}` is no positive number")))
+        let number = |name: &str, value: Option<f32>, what: &str, fits: fn(f32) -> bool| match value {
+            Some(value) if !(value.is_finite() && fits(value)) => {
+                Err(Failure::usage(format!("`--{name} {value}` is not {what}")))
             }
             _ => Ok(()),
         };
-        positive("learning-rate", self.learning_rate)?;
-        positive("classifier-rate", self.classifier_rate)?;
-        positive("temperature", self.temperature)?;
-        positive("input-scale", self.input_scale)?;
-        for &std in self.input_std.iter().flatten() {
-            positive("input-std", Some(std))?;
+        for (name, value) in [
+            ("learning-rate", self.learning_rate),
+            ("classifier-rate", self.classifier_rate),
+            ("temperature", self.temperature),
+            ("input-scale", self.input_scale),
+        ] {
+            number(name, value, "a positive number", |value| value > 0.0)?;
         }
-        let fraction = |name: &str, value: Option<f32>| match value {
-            Some(value) if !(0.0..1.0).contains(&value) => {
-                Err(Failure::new(format!("`--{name} {value}` is not in 0..1")))
-            }
-            _ => Ok(()),
-        };
-        fraction("momentum", self.momentum)?;
-        fraction("final-rate", self.final_rate)?;
+        for &std in self.input_std.iter().flatten() {
+            number("input-std", Some(std), "a positive number", |value| value > 0.0)?;
+        }
+        for &mean in self.input_mean.iter().flatten() {
+            number("input-mean", Some(mean), "a number", |_| true)?;
+        }
+        number("threshold", self.threshold, "a number", |_| true)?;
+        number("lambda-step", self.lambda_step, "0 or a positive number", |value| value >= 0.0)?;
+        number("momentum", self.momentum, "in 0..1", |value| (0.0..1.0).contains(&value))?;
+        number("final-rate", self.final_rate, "in 0..=1", |value| (0.0..=1.0).contains(&value))?;
         for (name, value) in [("batch-size", self.batch_size), ("epochs", self.epochs)] {
             if value == Some(0) {
-                return Err(Failure::new(format!("`--{name} 0` leaves nothing to do")));
+                return Err(Failure::usage(format!("`--{name} 0` leaves nothing to do")));
             }
         }
         if self.batch_size.is_some_and(|batch| batch > MAX_BATCH) {
-            return Err(Failure::new(format!("`--batch-size` is at most {MAX_BATCH}")));
+            return Err(Failure::usage(format!("`--batch-size` is at most {MAX_BATCH}")));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ffc_compiler::recipe::{Normalization, Options, Predict};
+use ffc_compiler::recipe::{Goodness, Head, Normalization, Options, Predict, RMS_EPSILON};
 use ffc_onnx::PredictionKind;
 use ffc_reference::Executor;
 use ffc_runtime::artifact::Artifact;
@@ -65,18 +65,49 @@ impl Source {
         Self { network, description: Some(description), origin }
     }
 
-    /// Options that fit an ONNX file's own weights: the normalisation and the prediction that it holds.
-    pub fn keep(&self, options: &mut Options) {
+    /// Options that fit an ONNX file's own weights: the normalisation, the overlay and the prediction that it holds.
+    ///
+    /// # Errors
+    /// As [`Source::normalization`].
+    pub fn keep(&self, options: &mut Options) -> Result<(), Failure> {
         let interface = &self.network.interface;
-        options.normalization = match interface.normalization {
-            Some(_) => Normalization::Rms,
-            None => Normalization::None,
-        };
+        options.normalization = self.normalization()?;
         options.predict = match interface.prediction {
             PredictionKind::Classifier => Predict::Classifier,
             PredictionKind::Heads { .. } => Predict::Heads,
             PredictionKind::Labels { .. } => Predict::Labels,
+            PredictionKind::Unlabelled { .. } => Predict::Classifier,
         };
+        let (on, off, sum) = match interface.prediction {
+            PredictionKind::Labels { on, off, sum } => (on, off, sum),
+            PredictionKind::Unlabelled { on, off } => (on, off, false),
+            _ => return Ok(()),
+        };
+        (options.preprocessing.high, options.preprocessing.low) = (on, off);
+        let goodness = if sum { Goodness::Sum } else { Goodness::Mean };
+        // Prediction compares goodness with no threshold.
+        options.head = Head::SumOfSquares { goodness, threshold: 0.0 };
+        Ok(())
+    }
+
+    /// The normalisation that an ONNX file holds.
+    ///
+    /// # Errors
+    /// When it is not the one that programs are made with.
+    pub fn normalization(&self) -> Result<Normalization, Failure> {
+        match self.network.interface.normalization {
+            None => Ok(Normalization::None),
+            Some(rms) if rms.input && rms.epsilon == RMS_EPSILON => Ok(Normalization::Rms),
+            Some(rms) => {
+                let input = if rms.input { "" } else { " but not its input" };
+                let epsilon = rms.epsilon;
+                Err(Failure::new(format!(
+                    "the file normalises its layers{input} with an epsilon of {epsilon}; only {RMS_EPSILON}, and with \
+                     the input, can be kept"
+                ))
+                .with_help("train it with `--init random`, which needs nothing of the file's weights"))
+            }
+        }
     }
 }
 
@@ -133,7 +164,7 @@ impl Run<'_> {
         let params = &self.compiled.program.params;
         let constants = preprocessing_constants(self.options);
         for (name, values) in initial_values(params, network, &constants, self.init, self.seed) {
-            trainer.set_weights(&name, &values)?;
+            trainer.set_weights(name, &values)?;
         }
         Ok(())
     }

@@ -77,7 +77,6 @@ fn scout(train: &Module) -> Module {
     for layer in &mut module.layers {
         layer.update.clear();
         let values = &layer.values;
-        layer.look_ahead.retain(|&value| matches!(values[value].op, Op::Publish(_)));
         layer.head.retain(|&value| !matches!(values[value].op, Op::Report(_)));
     }
     // The last sweep keeps what eliminate-dead keeps: what is published.

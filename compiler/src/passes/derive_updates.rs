@@ -17,7 +17,8 @@
 
 use ffc_ir::Handle;
 use ffc_ir::module::{
-    Activation, Control, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, ReduceOp, Region, Sgd,
+    Activation, BinaryOp, Control, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, ReduceOp,
+    Region, Sgd,
 };
 use ffc_ir::types::{Dim, Type};
 
@@ -65,33 +66,42 @@ impl Dense {
             Op::Param(param) => Some(param),
             _ => None,
         };
-        let mut dense = None;
+        let is_factor = |value: V| matches!(layer.values[value].op, Op::Operand(1));
+        let mut dense: Option<Self> = None;
+        // The last value on the way from the contraction to the output: what is not known to the gradient cannot be.
+        let mut last = None;
         for &value in &layer.forward {
             let ir = &layer.values[value];
+            if let Op::Dot { lhs, rhs } = ir.op {
+                let (Some(weight), None) = (param(rhs), &dense) else { return refuse(&ir.name) };
+                dense = Some(Self { input: lhs, weight, bias: None, activations: Vec::new() });
+                last = Some(value);
+                continue;
+            }
+            let mut on_the_way = false;
+            ir.op.operands(|operand| on_the_way |= Some(operand) == last);
+            let Some(dense) = dense.as_mut().filter(|_| on_the_way) else { continue };
             match ir.op {
-                Op::Dot { lhs, rhs } => {
-                    let Some(weight) = param(rhs) else { return refuse(&ir.name) };
-                    dense = Some(Self { input: lhs, weight, bias: None, activations: Vec::new() });
-                }
-                Op::Binary(ffc_ir::module::BinaryOp::Add, _, bias) => match (&mut dense, param(bias)) {
-                    (Some(dense), Some(param)) if module.params[param].role == ParamRole::Bias => {
+                Op::Binary(BinaryOp::Add, _, bias) => match param(bias) {
+                    Some(param)
+                        if module.params[param].role == ParamRole::Bias
+                            && dense.bias.is_none()
+                            && dense.activations.is_empty() =>
+                    {
                         dense.bias = Some(param);
                     }
-                    // The small constant under the root of a normalisation.
-                    _ if layer.ty(value).columns() == Dim::Const(1) => {}
                     _ => return refuse(&ir.name),
                 },
-                Op::Activate(activation, _) => match &mut dense {
-                    Some(dense) => dense.activations.push((activation, value)),
-                    None => return refuse(&ir.name),
-                },
-                // What insert-normalization adds: factors per row.
-                Op::Binary(ffc_ir::module::BinaryOp::Mul, _, factor)
-                    if matches!(layer.values[factor].op, Op::Operand(1)) => {}
-                Op::Operand(_) | Op::Param(_) | Op::Constant(_) | Op::Reduce(..) | Op::Unary(..) => {}
-                _ if layer.ty(value).columns() == Dim::Const(1) => {}
+                Op::Activate(activation, _) => dense.activations.push((activation, value)),
+                // What insert-normalization adds: a factor per row, before the bias; and from the output the next one.
+                Op::Binary(BinaryOp::Mul, _, factor) if is_factor(factor) && dense.bias.is_none() => {}
+                Op::Reduce(..) if layer.outputs.first().copied() == last => continue,
                 _ => return refuse(&ir.name),
             }
+            last = Some(value);
+        }
+        if dense.is_some() && layer.outputs.first().copied() != last {
+            return Err(format!("layer `{}` does not hand over what its contraction gives", layer.name));
         }
         dense.ok_or_else(|| format!("layer `{}` has no contraction", layer.name))
     }

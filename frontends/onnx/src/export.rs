@@ -68,6 +68,16 @@ pub enum Prediction {
         on: f32,
         /// Value elsewhere.
         off: f32,
+        /// Whether it is the sum of squares instead of their mean.
+        sum: bool,
+    },
+    /// The logits of the last layer, where no label is overlaid: the first features, one for each class, all have the
+    /// mean of what they have where one is.
+    Unlabelled {
+        /// Value at a label.
+        on: f32,
+        /// Value elsewhere.
+        off: f32,
     },
 }
 
@@ -77,7 +87,8 @@ impl Prediction {
         match self {
             Self::Classifier => PredictionKind::Classifier,
             Self::Heads { classifier, .. } => PredictionKind::Heads { classifier: *classifier },
-            Self::Labels { on, off } => PredictionKind::Labels { on: *on, off: *off },
+            Self::Labels { on, off, sum } => PredictionKind::Labels { on: *on, off: *off, sum: *sum },
+            Self::Unlabelled { on, off } => PredictionKind::Unlabelled { on: *on, off: *off },
         }
     }
 }
@@ -154,10 +165,13 @@ fn check(model: &ExportModel) -> Result<(), ExportError> {
     match &model.prediction {
         Prediction::Classifier => Ok(()),
         Prediction::Heads { heads, .. } => check_heads(model, heads, last.outputs),
-        Prediction::Labels { .. } if model.layers[0].inputs < last.outputs => {
+        Prediction::Labels { .. } | Prediction::Unlabelled { .. }
+            if model.layers[0].inputs < last.outputs =>
+        {
             Err(ExportError::Interface(format!("{} labels do not fit into the input", last.outputs)))
         }
         Prediction::Labels { .. } => hidden(model),
+        Prediction::Unlabelled { .. } => Ok(()),
     }
 }
 

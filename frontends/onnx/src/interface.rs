@@ -84,6 +84,16 @@ pub enum PredictionKind {
         on: f32,
         /// Value elsewhere.
         off: f32,
+        /// Whether a layer's goodness is the sum of squares, not the mean.
+        #[serde(default)]
+        sum: bool,
+    },
+    /// By the last layer of a network that was trained with labels overlaid, with no label.
+    Unlabelled {
+        /// Value of the overlay at a label.
+        on: f32,
+        /// Value elsewhere.
+        off: f32,
     },
 }
 

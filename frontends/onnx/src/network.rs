@@ -17,7 +17,7 @@ use crate::names::{self, Names};
 pub struct Network {
     /// One layer `main`, phase `imported`: forward only, its output the logits.
     pub module: Module,
-    /// Each parameter's values by its name, row by row.
+    /// Each parameter's values by its name, row by row; and as `<layer>.head` the goodness heads of our own exports.
     pub weights: Vec<(String, Vec<f32>)>,
     /// The network's boundary in the file.
     pub interface: Interface,
@@ -162,6 +162,11 @@ impl Builder {
             }
         }
         Ok(())
+    }
+
+    /// The last dense layer's goodness head: no part of the network, but kept beside its weights.
+    pub(crate) fn head(&mut self, values: Vec<f32>) {
+        self.weights.push((format!("{}.head", self.current), values));
     }
 
     /// The last dense layer's activation.

@@ -32,6 +32,9 @@ pub(crate) struct LayerRecord {
     /// Initializer `[outputs]`.
     pub(crate) bias: Option<String>,
     pub(crate) activation: Option<ActivationRecord>,
+    /// Initializer `[classes, outputs]` of the goodness head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) head: Option<String>,
 }
 
 /// [`Activation`] as data; an infinite bound is none.
@@ -146,5 +149,13 @@ fn restore(builder: &mut Builder, model: &Model, layer: &LayerRecord) -> Result<
         }
         builder.bias(values)?;
     }
-    layer.activation.map_or(Ok(()), |activation| builder.activate(activation.into()))
+    layer.activation.map_or(Ok(()), |activation| builder.activate(activation.into()))?;
+    let Some(head) = &layer.head else { return Ok(()) };
+    let (dims, values) = constant(head)?;
+    if dims.len() != 2 || dims[1] != outputs {
+        return Err(format!("`{head}` has the shape {dims:?}, not [classes, {outputs}]").into());
+    }
+    builder.charge(values.len())?;
+    builder.head(values);
+    Ok(())
 }

@@ -85,7 +85,9 @@ fn predictions() -> Vec<Prediction> {
         Prediction::Classifier,
         Prediction::Heads { heads: heads(), classifier: false },
         Prediction::Heads { heads: heads(), classifier: true },
-        Prediction::Labels { on: 1.0, off: -0.25 },
+        Prediction::Labels { on: 1.0, off: -0.25, sum: false },
+        Prediction::Labels { on: 1.0, off: -0.25, sum: true },
+        Prediction::Unlabelled { on: 1.0, off: -0.25 },
     ]
 }
 
@@ -115,9 +117,15 @@ fn an_export_reads_back_as_what_it_was_written_from() {
         let expected: Vec<(String, Vec<f32>)> = model
             .layers
             .iter()
-            .flat_map(|layer| {
+            .enumerate()
+            .flat_map(|(index, layer)| {
                 let bias = layer.bias.clone().map(|bias| (format!("{}.bias", layer.name), bias));
-                [(format!("{}.weight", layer.name), layer.weight.clone())].into_iter().chain(bias)
+                let head = match &model.prediction {
+                    Prediction::Heads { heads, .. } => heads.get(index),
+                    _ => None,
+                };
+                let head = head.map(|head| (format!("{}.head", layer.name), head.clone()));
+                [(format!("{}.weight", layer.name), layer.weight.clone())].into_iter().chain(bias).chain(head)
             })
             .collect();
         assert_eq!(network.weights, expected);
@@ -141,7 +149,7 @@ fn an_export_reads_back_as_what_it_was_written_from() {
 fn an_interface_survives_a_checkpoint() {
     let interface = Interface {
         normalization: Some(Rms { epsilon: 1e-5, input: true }),
-        prediction: PredictionKind::Labels { on: 1.0, off: 0.0 },
+        prediction: PredictionKind::Labels { on: 1.0, off: 0.0, sum: false },
         ..interface(17, SoftmaxTail::Softmax)
     };
     let text = serde_json::to_string(&interface).unwrap();
@@ -151,7 +159,8 @@ fn an_interface_survives_a_checkpoint() {
 #[test]
 fn a_damaged_layer_list_is_refused() {
     let bytes =
-        export(&model(Prediction::Labels { on: 1.0, off: 0.0 }, None, 17, SoftmaxTail::None)).unwrap();
+        export(&model(Prediction::Labels { on: 1.0, off: 0.0, sum: false }, None, 17, SoftmaxTail::None))
+            .unwrap();
     for (from, to, message) in [
         (
             "\"fc1.weight\"",
@@ -216,14 +225,20 @@ fn expected(model: &ExportModel, sample: &[f32]) -> Vec<f64> {
             }
             scores
         }
-        Prediction::Labels { on, off } => {
+        Prediction::Unlabelled { on, off } => {
+            let mut overlaid = sample;
+            overlaid[..CLASSES].fill(f64::from(off + (on - off) / CLASSES as f32));
+            forward(model, overlaid).pop().unwrap()
+        }
+        Prediction::Labels { on, off, sum } => {
             let goodness = |label: usize| {
                 let mut overlaid = sample.clone();
                 (0..CLASSES)
                     .for_each(|class| overlaid[class] = f64::from(if class == label { *on } else { *off }));
                 let mut outputs = forward(model, overlaid);
                 outputs.pop();
-                outputs.iter().map(|output| mean_square(output)).sum()
+                let factor = |output: &[f64]| if *sum { output.len() as f64 } else { 1.0 };
+                outputs.iter().map(|output| mean_square(output) * factor(output)).sum()
             };
             (0..CLASSES).map(goodness).collect()
         }
@@ -328,7 +343,7 @@ fn onnxruntime_computes_what_was_exported() {
     others.layers[2].activation = None;
     others.interface.input_dims = vec![Size::Symbol("N".into()), Size::Fixed(FEATURES)];
     variants.push(others);
-    let mut narrow = model(Prediction::Labels { on: 1.0, off: 0.0 }, None, 17, SoftmaxTail::None);
+    let mut narrow = model(Prediction::Labels { on: 1.0, off: 0.0, sum: false }, None, 17, SoftmaxTail::None);
     narrow.layers[0].inputs = CLASSES;
     narrow.layers[0].weight.truncate(8 * CLASSES);
     narrow.interface.input_dims = vec![Size::Symbol("N".into()), Size::Fixed(CLASSES)];

@@ -1,19 +1,23 @@
 //! A second executor: one element at a time, one expression at a time, as the kernel IR reads.
 
 use ffc_ir::Handle;
-use ffc_ir::kernel::{At, Binary, Buffer, Expr, Fold, Kernel, Over, Program, Unary};
+use ffc_ir::kernel::{At, Binary, Buffer, Expr, Extent, Fold, Kernel, Over, Program, Unary};
 use ffc_ir::numerics::{Arith, Number, Scalar, ordered_sum};
 use ffc_reference::{Executor, Values};
 
 pub(crate) struct Naive {
     data: Vec<Values>,
     strides: Vec<usize>,
+    /// Elements between neighbours of a vector.
+    pitches: Vec<usize>,
 }
 
 impl Naive {
     /// Starts with the memory of an executor.
     pub(crate) fn new(program: &Program, executor: &Executor) -> Self {
+        let pitch = |it: &Buffer| if it.shape[0] == Extent::Const(1) { 1 } else { it.stride() };
         Self {
+            pitches: program.buffers.values().map(pitch).collect(),
             data: program.buffers.iter().map(|(handle, _)| executor.raw(handle).clone()).collect(),
             strides: program.buffers.values().map(Buffer::stride).collect(),
         }
@@ -24,14 +28,14 @@ impl Naive {
     }
 
     fn index(&self, buffer: Handle<Buffer>, at: At, i: usize, j: usize) -> usize {
-        let stride = self.strides[buffer.index()];
+        let (stride, pitch) = (self.strides[buffer.index()], self.pitches[buffer.index()]);
         match at {
             At::Element => i * stride + j,
             At::Transposed => j * stride + i,
             At::Sample(n) => i / n * stride + j,
-            At::Row => i,
-            At::RowSample(n) => i / n,
-            At::Column => j,
+            At::Row => i * pitch,
+            At::RowSample(n) => i / n * pitch,
+            At::Column => j * pitch,
             At::Scalar => 0,
         }
     }

@@ -60,6 +60,8 @@ pub enum Emit {
 /// # Errors
 /// Whatever stops it.
 pub fn run(args: Compile) -> Result<(), Failure> {
+    files::check_writable(&args.output)?;
+    compile::target(&args.target)?;
     let source = Source::open(&args.model)?;
     let flags = args.options.clone().with_config()?;
     let mut description = job::resolve(&source, &flags)?;
@@ -122,5 +124,6 @@ fn starting_weights(
     let constants = preprocessing_constants(&description.options);
     let init = job::init(source, flags);
     let values = initial_values(&compiled.program.params, &network, &constants, init, description.seed);
+    let values: Vec<_> = values.map(|(name, values)| (name.to_string(), values)).collect();
     weights::safetensors(&values, artifact)
 }

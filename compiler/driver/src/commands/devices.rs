@@ -13,7 +13,7 @@ pub fn check(device: &str) -> Result<(), Failure> {
     if device == "cpu" {
         return Ok(());
     }
-    Err(Failure::new(format!("there is no device `{device}`"))
+    Err(Failure::usage(format!("there is no device `{device}`"))
         .with_help("`ffc devices` lists what there is: cpu"))
 }
 

@@ -50,6 +50,12 @@ pub struct Eval {
 /// # Errors
 /// Whatever stops it.
 pub fn run(args: Eval) -> Result<(), Failure> {
+    if args.batch_size == 0 {
+        return Err(Failure::usage("`--batch-size 0` leaves nothing to do"));
+    }
+    if let Some(path) = &args.scores {
+        files::check_writable(path)?;
+    }
     let source = Source::open(&args.model)?;
     let load = LoadOptions { limit_train: None, limit_test: args.limit_test };
     let data = job::load_data(&args.data, &load, &source.network)?;
@@ -78,13 +84,9 @@ fn options(source: &Source, data: &Dataset, precision: Precision, batch: usize) 
         Some(description) => description.options.clone(),
         None => {
             let mut options = RECIPES[0].options();
-            source.keep(&mut options);
-            if let ffc_onnx::PredictionKind::Labels { .. } = source.network.interface.prediction {
-                options.head =
-                    RECIPES.iter().find(|recipe| recipe.name == "ff-int8").unwrap_or(&RECIPES[0]).head;
-            }
             let flags = TrainingArgs::default();
             options.preprocessing = preprocessing::find(&flags, &source.network.interface, data)?;
+            source.keep(&mut options)?;
             options.batch = batch.clamp(1, 1024);
             options
         }

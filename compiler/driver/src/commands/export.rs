@@ -35,6 +35,7 @@ pub enum Format {
 /// # Errors
 /// Whatever stops it.
 pub fn run(args: Export) -> Result<(), Failure> {
+    files::check_writable(&args.output)?;
     let source = Source::open(&args.checkpoint)?;
     let Some(description) = &source.description else {
         return Err(Failure::new(format!("`{}` is no checkpoint", args.checkpoint.display()))
@@ -46,7 +47,7 @@ pub fn run(args: Export) -> Result<(), Failure> {
         Origin::Onnx => unreachable!("an ONNX file has no description"),
     };
     let weights = source::weights_of(&session);
-    let bytes = export::export(&source.network, &description.options, &weights)?;
+    let bytes = export::export(&source.network, &description.options, weights)?;
     files::write(&args.output, &bytes)?;
     print_line(&format!("wrote {} ({} bytes)", args.output.display(), bytes.len()))
 }

@@ -70,7 +70,7 @@ pub fn run(args: Opt) -> Result<(), Failure> {
 
 fn find(name: &str) -> Result<&'static Pass, Failure> {
     pipeline::all().find(|pass| pass.name == name).ok_or_else(|| {
-        Failure::new(format!("there is no pass `{name}`")).with_help("`ffc opt --list` lists them")
+        Failure::usage(format!("there is no pass `{name}`")).with_help("`ffc opt --list` lists them")
     })
 }
 

@@ -1,11 +1,13 @@
 //! `ffc train`: trains, shows progress, evaluates after each epoch.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use ffc_data::LoadOptions;
+use ffc_data::{Dataset, LoadOptions};
+use ffc_runtime::checkpoint;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -16,7 +18,7 @@ use crate::options::TrainingArgs;
 use crate::source::Source;
 use crate::trainer::Trainer;
 use crate::training::{self, EpochReport, Observer};
-use crate::{Failure, export, files, machine};
+use crate::{Failure, evaluation, export, files, machine};
 
 /// Arguments.
 #[derive(Args, Clone, Debug)]
@@ -70,35 +72,48 @@ pub fn run(args: Train) -> Result<(), Failure> {
     }
     let options = args.options.clone().with_config()?;
     let resume = resume_folder(&args)?;
+    if let (Some(folder), None) = (&args.checkpoint, &resume) {
+        refuse_second_run(folder)?;
+    }
     let source = Source::open(resume.as_deref().unwrap_or(&args.model))?;
+    let checkpoint = args.checkpoint.clone().or(resume.clone());
+    if checkpoint.is_some() {
+        job::checkpoint_precision(&job::resolve(&source, &options)?.options)?;
+    }
     let setting = Setting {
         data: args.data.clone(),
         load: LoadOptions { limit_train: args.limit_train, limit_test: args.limit_test },
         threads: args.threads,
-        resume: resume.clone(),
+        resume,
     };
-    let mut job = job::prepare(source, &options, &setting)?;
+    let (mut job, data) = job::prepare(source, &options, &setting)?;
     check_limit(&job, args.memory_limit)?;
-    let checkpoint = args.checkpoint.clone().or(resume);
-    if let Some(folder) = &checkpoint {
-        job::checkpoint_precision(&job.description.options)?;
+    if let (Some(folder), Trainer::Compiled(session)) = (&checkpoint, &job.trainer) {
         job.description.save(folder, &job.network.module)?;
+        if !args.resume {
+            checkpoint::save(folder, session, &Default::default())?;
+        }
     }
     if !args.json {
-        introduce(&job, &args);
+        introduce(&job, &data, &args);
     }
     let started = Instant::now();
-    let mut watcher = Watcher::new(&args, checkpoint, job.plan.total_epochs());
-    let Job { trainer, plan, data, .. } = &mut job;
+    let mut watcher = Watcher::new(&args, checkpoint, &job);
+    let Job { trainer, plan, .. } = &mut job;
     training::run(trainer, plan, &data.train, &data.test, &mut watcher)?;
-    let reports = std::mem::take(&mut watcher.reports);
-    watcher.finish();
+    if watcher.last.is_none() {
+        // Nothing was left to train.
+        watcher.last = Some(evaluation::accuracy(trainer, &data.test, plan.batch)?);
+    }
+    let outcome = Outcome { data_bytes: data_bytes(&data), ..watcher.finish() };
+    // An exported file can be larger than all of training's state; together with the data it would be the peak.
+    drop(data);
     if let Some(output) = &args.output {
         let weights = job.trainer.weights()?;
-        let bytes = export::export(&job.network, &job.description.options, &weights)?;
+        let bytes = export::export(&job.network, &job.description.options, weights)?;
         files::write(output, &bytes)?;
     }
-    summarize(&job, &args, &reports, started)
+    summarize(&job, &args, &outcome, started)
 }
 
 /// The folder of a run to go on with.
@@ -110,11 +125,24 @@ fn resume_folder(args: &Train) -> Result<Option<PathBuf>, Failure> {
         Some(folder) => folder.clone(),
         None if args.model.is_dir() => args.model.clone(),
         None => {
-            return Err(Failure::new("`--resume` needs the checkpoint to go on from")
+            return Err(Failure::usage("`--resume` needs the checkpoint to go on from")
                 .with_help("add `--checkpoint DIR`, or give the checkpoint's folder instead of the model"));
         }
     };
+    if !folder.join(checkpoint::FILE).exists() {
+        return Err(Failure::new(format!("`{}` holds no checkpoint to go on from", folder.display()))
+            .with_help("leave out `--resume` to start a new run there"));
+    }
     Ok(Some(folder))
+}
+
+/// A new run never takes the place of an earlier one: whenever it were killed, one of both must be left whole.
+fn refuse_second_run(folder: &Path) -> Result<(), Failure> {
+    if !folder.join(checkpoint::FILE).exists() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("`{}` already holds a checkpoint", folder.display()))
+        .with_help("add `--resume` to go on with it, or give another folder"))
 }
 
 fn check_limit(job: &Job, limit: Option<u64>) -> Result<(), Failure> {
@@ -129,7 +157,7 @@ fn check_limit(job: &Job, limit: Option<u64>) -> Result<(), Failure> {
     }
 }
 
-fn introduce(job: &Job, args: &Train) {
+fn introduce(job: &Job, data: &Dataset, args: &Train) {
     let options = &job.description.options;
     let preprocessing = &options.preprocessing;
     let number = |numbers: &[f32]| match numbers {
@@ -148,8 +176,8 @@ fn introduce(job: &Job, args: &Train) {
     say(&format!(
         "{}: {} training and {} test samples, input (x * {:.6} - {}) / {}",
         args.data.display(),
-        job.data.train.len(),
-        job.data.test.len(),
+        data.train.len(),
+        data.test.len(),
         preprocessing.scale,
         number(&preprocessing.mean),
         number(&preprocessing.std),
@@ -162,13 +190,29 @@ struct Watcher {
     json: bool,
     epochs: usize,
     checkpoint: Option<PathBuf>,
-    reports: Vec<EpochReport>,
+    outcome: Outcome,
     last: Option<f64>,
     started: Instant,
 }
 
+/// What the summary tells of the epochs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcome {
+    last: f64,
+    best: f64,
+    seconds: f64,
+    samples: usize,
+    data_bytes: usize,
+}
+
+impl Outcome {
+    fn images_per_second(&self) -> f64 {
+        if self.samples == 0 { 0.0 } else { self.samples as f64 / self.seconds }
+    }
+}
+
 impl Watcher {
-    fn new(args: &Train, checkpoint: Option<PathBuf>, epochs: usize) -> Self {
+    fn new(args: &Train, checkpoint: Option<PathBuf>, job: &Job) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(0);
             let style = "{prefix} [{bar:30}] {pos}/{len} {per_sec} {msg} {eta} left";
@@ -178,13 +222,16 @@ impl Watcher {
             bar
         });
         let started = Instant::now();
-        Self { bar, json: args.json, epochs, checkpoint, reports: Vec::new(), last: None, started }
+        let (epochs, outcome) = (job.plan.total_epochs(), Outcome { best: job.best, ..Outcome::default() });
+        Self { bar, json: args.json, epochs, checkpoint, outcome, last: None, started }
     }
 
-    fn finish(self) {
+    fn finish(self) -> Outcome {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
+        let last = self.last.unwrap_or_default();
+        Outcome { last, best: self.outcome.best.max(last), ..self.outcome }
     }
 }
 
@@ -203,11 +250,14 @@ impl Observer for Watcher {
 
     fn epoch(&mut self, report: &EpochReport, trainer: &Trainer) -> Result<(), Failure> {
         self.last = Some(report.accuracy);
-        self.reports.push(*report);
-        if let (Some(folder), Trainer::Compiled(session)) = (&self.checkpoint, trainer) {
-            ffc_runtime::checkpoint::save(folder, session, &Default::default())?;
-        }
         let seconds = report.training.as_secs_f64();
+        self.outcome.best = self.outcome.best.max(report.accuracy);
+        self.outcome.seconds += seconds;
+        self.outcome.samples += report.samples;
+        if let (Some(folder), Trainer::Compiled(session)) = (&self.checkpoint, trainer) {
+            let best = BTreeMap::from([(job::BEST.to_string(), self.outcome.best.to_string())]);
+            checkpoint::save(folder, session, &best)?;
+        }
         let rate = report.samples as f64 / seconds;
         if self.json {
             return print_json(&json!({
@@ -239,21 +289,19 @@ impl Observer for Watcher {
     }
 }
 
-fn summarize(job: &Job, args: &Train, reports: &[EpochReport], started: Instant) -> Result<(), Failure> {
-    let last = reports.last().map_or(0.0, |report| report.accuracy);
-    let best = reports.iter().map(|report| report.accuracy).fold(0.0, f64::max);
-    let seconds: f64 = reports.iter().map(|report| report.training.as_secs_f64()).sum();
-    let samples: usize = reports.iter().map(|report| report.samples).sum();
+fn summarize(job: &Job, args: &Train, outcome: &Outcome, started: Instant) -> Result<(), Failure> {
+    let Outcome { last, best, seconds, .. } = *outcome;
+    let (epochs, rate) = (job.plan.total_epochs().max(job.plan.done), outcome.images_per_second());
     let plan = memory(&job.network, &job.compiled.program);
     let peak = machine::peak_rss_bytes();
     let hash = job.trainer.weights_hash()?;
     if args.json {
         return print_json(&json!({
             "event": "summary",
-            "epochs": reports.len(),
+            "epochs": epochs,
             "test_accuracy": last,
             "best_accuracy": best,
-            "images_per_second": samples as f64 / seconds,
+            "images_per_second": rate,
             "train_seconds": seconds,
             "elapsed_seconds": started.elapsed().as_secs_f64(),
             "parameters": job.network.parameters(),
@@ -262,7 +310,7 @@ fn summarize(job: &Job, args: &Train, reports: &[EpochReport], started: Instant)
             "activation_arena_bytes": plan.activation_arena_bytes,
             "backprop_activation_bytes": plan.backprop_activation_bytes,
             "backprop_peak_bytes": plan.backprop_peak_bytes,
-            "data_bytes": data_bytes(job),
+            "data_bytes": outcome.data_bytes,
             "peak_rss_bytes": peak,
             "recipe": job.description.recipe,
             "seed": job.description.seed,
@@ -272,9 +320,7 @@ fn summarize(job: &Job, args: &Train, reports: &[EpochReport], started: Instant)
         }));
     }
     print_line(&format!(
-        "trained {} epochs in {seconds:.1} s ({:.0} images/s): accuracy {:.2} % (best {:.2} %)",
-        reports.len(),
-        samples as f64 / seconds,
+        "trained {epochs} epochs in {seconds:.1} s ({rate:.0} images/s): accuracy {:.2} % (best {:.2} %)",
         last * 100.0,
         best * 100.0,
     ))?;
@@ -294,7 +340,7 @@ fn summarize(job: &Job, args: &Train, reports: &[EpochReport], started: Instant)
 }
 
 /// Bytes of the decoded data.
-fn data_bytes(job: &Job) -> usize {
+fn data_bytes(data: &Dataset) -> usize {
     let split = |split: &ffc_data::Split| {
         let width = match split.features {
             ffc_data::Features::U8(_) => 1,
@@ -302,5 +348,5 @@ fn data_bytes(job: &Job) -> usize {
         };
         split.features.len() * width + split.labels.len() * 2
     };
-    split(&job.data.train) + split(&job.data.test)
+    split(&data.train) + split(&data.test)
 }

@@ -49,6 +49,7 @@ pub fn run(args: Verify) -> Result<(), Failure> {
     super::devices::check(&args.device)?;
     let source = Source::open(&args.model)?;
     let description = job::resolve(&source, &args.options.clone().with_config()?)?;
+    job::check_fixed(&source, &description.options)?;
     if description.options.precision == Precision::Float {
         return Err(Failure::new("single precision is not compiled, so there is nothing to verify"));
     }
@@ -69,8 +70,8 @@ pub fn run(args: Verify) -> Result<(), Failure> {
     let params = &compiled.program.params;
     for (name, values) in initial_values(params, &source.network, &constants, Init::Random, description.seed)
     {
-        session.load_weights(&name, &values)?;
-        let param = compiled.train.param(&name);
+        session.load_weights(name, &values)?;
+        let param = compiled.train.param(name);
         state.set_weights(param.ok_or_else(|| Failure::new(format!("no parameter `{name}`")))?, &values)?;
     }
     let mut comparison = Comparison::default();

@@ -80,7 +80,8 @@ impl<'a> Graph<'a> {
         let scores = match &self.model.prediction {
             Prediction::Classifier => self.layers(input).pop().expect("the network was checked"),
             Prediction::Heads { heads, classifier } => self.heads(input, heads, *classifier),
-            Prediction::Labels { on, off } => self.labels(input, *on, *off),
+            Prediction::Labels { on, off, sum } => self.labels(input, *on, *off, *sum),
+            Prediction::Unlabelled { on, off } => self.unlabelled(input, *on, *off),
         };
         match self.model.interface.softmax {
             SoftmaxTail::None => {}
@@ -120,6 +121,7 @@ impl<'a> Graph<'a> {
             weight,
             bias,
             activation: layer.activation.map(Into::into),
+            head: None,
         });
         layer.activation.map_or(dense.clone(), |activation| self.activate(name, &dense, activation))
     }
@@ -160,9 +162,10 @@ impl<'a> Graph<'a> {
         let model = self.model;
         let outputs = self.layers(input);
         let mut scores = Vec::new();
-        for ((layer, head), output) in model.layers.iter().zip(heads).zip(&outputs) {
-            let name = &layer.name;
-            let head = self.writer.floats(&format!("{name}.head"), &[self.classes(), layer.outputs], head);
+        for (index, (head, output)) in heads.iter().zip(&outputs).enumerate() {
+            let ExportLayer { name, outputs, .. } = &model.layers[index];
+            let head = self.writer.floats(&format!("{name}.head"), &[self.classes(), *outputs], head);
+            self.records[index].head = Some(head.clone());
             let logits =
                 self.writer.op("Gemm", &format!("{name}.logits"), &[output, &head], vec![int("transB", 1)]);
             scores.push(self.softmax("LogSoftmax", &format!("{name}.scores"), &logits));
@@ -181,21 +184,43 @@ impl<'a> Graph<'a> {
     }
 
     /// The goodness of each label: labels become rows, `[batch * classes, features]`.
-    fn labels(&mut self, input: String, on: f32, off: f32) -> String {
+    fn labels(&mut self, input: String, on: f32, off: f32, sum: bool) -> String {
         let rows = self.overlay(&input, on, off);
         let outputs = self.layers(rows);
         let hidden = &outputs[..outputs.len() - 1];
         let goodness: Vec<String> = hidden
             .iter()
-            .map(|output| {
+            .zip(&self.model.layers)
+            .map(|(output, layer)| {
                 let square =
                     self.writer.op("Mul", &format!("{output}.square"), &[output, output], Vec::new());
-                self.writer.mean(&format!("{output}.goodness"), &square)
+                let mean = self.writer.mean(&format!("{output}.mean"), &square);
+                if !sum {
+                    return mean;
+                }
+                let count = self.writer.floats(&format!("{output}.count"), &[], &[layer.outputs as f32]);
+                self.writer.op("Mul", &format!("{output}.sum"), &[&mean, &count], Vec::new())
             })
             .collect();
         let total = self.sum(&goodness);
         let shape = self.writer.integers("scores.shape", &[-1, self.classes() as i64]);
         self.writer.op("Reshape", "scores", &[&total, &shape], Vec::new())
+    }
+
+    /// The logits of samples whose first features, one for each class, say nothing.
+    fn unlabelled(&mut self, input: String, on: f32, off: f32) -> String {
+        let (classes, features) = (self.classes(), self.model.layers[0].inputs);
+        let writer = &mut self.writer;
+        let batch = writer.op("Shape", "batch", &[&input], vec![int("start", 0), int("end", 1)]);
+        let width = writer.integers("neutral.width", &[classes as i64]);
+        let shape = writer.op("Concat", "neutral.shape", &[&batch, &width], vec![int("axis", 0)]);
+        let neutral = writer.floats("neutral", &[1, 1], &[off + (on - off) / classes as f32]);
+        let mut rows = writer.op("Expand", "neutral.rows", &[&neutral, &shape], Vec::new());
+        if features > classes {
+            let rest = rest(writer, &input, classes, features);
+            rows = writer.op("Concat", "overlaid", &[&rows, &rest], vec![int("axis", 1)]);
+        }
+        self.layers(rows).pop().expect("the network was checked")
     }
 
     /// Each sample once for each label, the label in its first features.
@@ -210,10 +235,8 @@ impl<'a> Graph<'a> {
         let codes = writer.floats("codes", &[1, classes, classes], &codes);
         let mut rows = writer.op("Expand", "labels", &[&codes, &shape], Vec::new());
         if features > classes {
-            let from = writer.integers("rest.start", &[classes as i64]);
-            let to = writer.integers("rest.end", &[features as i64]);
+            let rest = rest(writer, input, classes, features);
             let one = writer.integers("one", &[1]);
-            let rest = writer.op("Slice", "rest", &[input, &from, &to, &one], Vec::new());
             let rest = writer.op("Unsqueeze", "rest.rows", &[&rest, &one], Vec::new());
             let copies = writer.integers("copies", &[1, classes as i64, 1]);
             let rest = writer.op("Expand", "rest.copies", &[&rest, &copies], Vec::new());
@@ -222,4 +245,12 @@ impl<'a> Graph<'a> {
         let matrix = writer.integers("rows.shape", &[-1, features as i64]);
         writer.op("Reshape", "rows", &[&rows, &matrix], Vec::new())
     }
+}
+
+/// The features after those that a label is overlaid on.
+fn rest(writer: &mut Writer, input: &str, classes: usize, features: usize) -> String {
+    let from = writer.integers("rest.start", &[classes as i64]);
+    let to = writer.integers("rest.end", &[features as i64]);
+    let axis = writer.integers("rest.axis", &[1]);
+    writer.op("Slice", "rest", &[input, &from, &to, &axis], Vec::new())
 }

@@ -1,0 +1,242 @@
+//! A folder with a small network and small data, and the command run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use ffc_ir::module::Activation;
+use ffc_onnx::proto::ModelProto;
+use ffc_onnx::{ExportLayer, ExportModel, Interface, Prediction, PredictionKind, Size, SoftmaxTail};
+use prost::Message;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The binary under test.
+pub(crate) const FFC: &str = env!("CARGO_BIN_EXE_ffc");
+/// Pixels of a side of the small images.
+pub(crate) const SIDE: usize = 8;
+/// Classes of the small data.
+pub(crate) const CLASSES: usize = 4;
+/// Samples of its splits.
+pub(crate) const SAMPLES: [usize; 2] = [300, 100];
+
+/// The real digits.
+pub(crate) fn mnist() -> PathBuf {
+    examples().join("mnist")
+}
+
+/// The repository's examples.
+pub(crate) fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
+}
+
+/// What a command gave.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) status: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Run {
+    /// Standard output, each line as JSON.
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.out.lines().map(line).collect()
+    }
+
+    /// The last line as JSON.
+    pub(crate) fn last(&self) -> Value {
+        self.json().pop().unwrap()
+    }
+}
+
+/// See the [module documentation](self).
+pub(crate) struct Fixture {
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// With `net.onnx`, which has two hidden layers, and the folder `data`.
+    pub(crate) fn new() -> Self {
+        let fixture = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::write(fixture.path("net.onnx"), network(SIDE * SIDE, CLASSES)).unwrap();
+        fixture.write_data("data", SIDE, CLASSES);
+        fixture
+    }
+
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The bytes of a file.
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    /// Writes an IDX data set.
+    pub(crate) fn write_data(&self, name: &str, side: usize, classes: usize) {
+        std::fs::create_dir(self.path(name)).unwrap();
+        for (split, (samples, seed)) in ["train", "t10k"].iter().zip(SAMPLES.into_iter().zip([1, 2])) {
+            let (images, labels) = digits(samples, side, classes, seed);
+            let write = |kind: &str, sizes: &[usize], data: &[u8]| {
+                let mut bytes = vec![0, 0, 8, sizes.len() as u8];
+                sizes.iter().for_each(|&size| bytes.extend((size as u32).to_be_bytes()));
+                bytes.extend(data);
+                self.write(&format!("{name}/{split}-{kind}-ubyte"), bytes);
+            };
+            write("images-idx3", &[samples, side, side], &images);
+            write("labels-idx1", &[samples], &labels);
+        }
+    }
+
+    /// Runs `ffc` with these arguments, which hold no spaces.
+    pub(crate) fn ffc(&self, line: &str) -> Run {
+        let output = self.command(line).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(!err.contains("panicked"), "ffc {line}: {err}");
+        Run { status: output.status.code().unwrap_or(-1), out, err }
+    }
+
+    /// The command, not started.
+    pub(crate) fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(FFC);
+        command.args(line.split_whitespace()).current_dir(self.folder.path());
+        command
+    }
+
+    /// Started, its standard output to be read.
+    pub(crate) fn start(&self, line: &str) -> Child {
+        self.command(line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// As [`Fixture::ffc`], and it must succeed.
+    pub(crate) fn done(&self, line: &str) -> Run {
+        let run = self.ffc(line);
+        assert_eq!(run.status, 0, "ffc {line}: {}", run.err);
+        run
+    }
+
+    /// As [`Fixture::ffc`], and it must fail with an error that holds these texts, leaving all files as they were.
+    pub(crate) fn refused(&self, line: &str, texts: &[&str]) -> Run {
+        self.fails(1, line, texts)
+    }
+
+    /// The same for wrong usage.
+    pub(crate) fn misused(&self, line: &str, texts: &[&str]) -> Run {
+        self.fails(2, line, texts)
+    }
+
+    fn fails(&self, status: i32, line: &str, texts: &[&str]) -> Run {
+        let before = files(self.folder.path());
+        let run = self.ffc(line);
+        assert_eq!(run.status, status, "ffc {line}: {}", run.err);
+        assert!(run.err.lines().any(|line| line.starts_with("error: ")), "ffc {line}: {}", run.err);
+        for text in texts {
+            assert!(run.err.contains(text), "ffc {line}: no `{text}` in {}", run.err);
+        }
+        assert_eq!(files(self.folder.path()), before, "ffc {line} left something behind");
+        run
+    }
+}
+
+/// All files below a folder with their sizes, sorted.
+fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+            found.push((entry.path(), if metadata.is_dir() { 0 } else { metadata.len() }));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A fixed sequence of numbers.
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    /// 0 to 2^24 - 1.
+    pub(crate) fn bits(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as u32
+    }
+
+    /// Within ±1.
+    pub(crate) fn number(&mut self) -> f32 {
+        self.bits() as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// Images of noise in which one band is bright, the one of the class; noisy enough that some are hard.
+pub(crate) fn digits(samples: usize, side: usize, classes: usize, seed: u64) -> (Vec<u8>, Vec<u8>) {
+    let mut numbers = Numbers(seed);
+    let mut images = Vec::with_capacity(samples * side * side);
+    let mut labels = Vec::with_capacity(samples);
+    for sample in 0..samples {
+        let class = sample % classes;
+        labels.push(class as u8);
+        for row in 0..side {
+            let bright = if row * classes / side == class { 45 } else { 0 };
+            images.extend((0..side).map(|_| (numbers.bits() % 200 + bright) as u8));
+        }
+    }
+    (images, labels)
+}
+
+/// `features` to `classes` through layers of 40 and 24.
+pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
+    let mut numbers = Numbers(features as u64);
+    let sizes = [features, 40, 24, classes];
+    let layers = (0..3).map(|index| {
+        let (inputs, outputs) = (sizes[index], sizes[index + 1]);
+        ExportLayer {
+            name: format!("fc{}", index + 1),
+            weight: (0..inputs * outputs).map(|_| numbers.number() / (inputs as f32).sqrt()).collect(),
+            outputs,
+            inputs,
+            bias: Some(vec![0.0; outputs]),
+            activation: (index < 2).then_some(Activation::Relu),
+        }
+    });
+    let interface = Interface {
+        input: "pixels".into(),
+        input_dims: vec![Size::Symbol("batch".into()), Size::Fixed(features)],
+        output: "scores".into(),
+        output_dims: vec![Size::Symbol("batch".into()), Size::Fixed(classes)],
+        softmax: SoftmaxTail::None,
+        opset: 17,
+        ir_version: 8,
+        normalization: None,
+        prediction: PredictionKind::Classifier,
+        metadata: Vec::new(),
+    };
+    let layers = layers.collect();
+    let prediction = Prediction::Classifier;
+    ffc_onnx::export(&ExportModel {
+        interface,
+        layers,
+        normalization: None,
+        metadata: Vec::new(),
+        prediction,
+    })
+    .unwrap()
+}
+
+/// The small network, changed.
+pub(crate) fn changed(change: impl FnOnce(&mut ModelProto)) -> Vec<u8> {
+    let mut model = ModelProto::decode(network(SIDE * SIDE, CLASSES).as_slice()).unwrap();
+    change(&mut model);
+    model.encode_to_vec()
+}

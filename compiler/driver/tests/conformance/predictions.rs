@@ -1,0 +1,82 @@
+//! A trained network, exported, predicts in onnxruntime what it predicts here.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::python::{FFC, python, root, run};
+
+fn ffc(arguments: &[&str]) -> Value {
+    let output = Command::new(FFC).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(output.stdout.split(|&byte| byte == b'\n').rev().nth(1).unwrap()).unwrap()
+}
+
+/// Trains, exports and evaluates on a folder of MNIST, then asks onnxruntime.
+fn check(data: &Path, runs: &[(&str, &str, &[&str])]) {
+    let Some(python) = python("numpy, onnx, onnxruntime") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = root().join("examples/mnist_mlp.onnx");
+    let (model, data_name) = (model.to_str().unwrap(), data.to_str().unwrap());
+    let mut cases = Vec::new();
+    for (index, (recipe, predict, more)) in runs.iter().enumerate() {
+        let place = |name: &str| folder.path().join(format!("{index}.{name}")).to_str().unwrap().to_string();
+        let (out, run, scores) = (place("onnx"), place("run"), place("scores"));
+        let mut train = vec!["train", model, "--data", data_name, "--json", "-o", &out, "--checkpoint", &run];
+        train.extend(["--recipe", recipe, "--predict", predict]);
+        train.extend(*more);
+        let trained = ffc(&train);
+        let eval = |precision: &str| {
+            ffc(&["eval", &run, "--data", data_name, "--precision", precision, "--scores", &scores, "--json"])
+        };
+        let int8 = eval("int8");
+        assert_eq!(trained["test_accuracy"], int8["test_accuracy"]);
+        let float = eval("float");
+        eprintln!("{recipe} {predict}: INT8 {}, FP32 {}", int8["test_accuracy"], float["test_accuracy"]);
+        cases.push(json!({
+            "model": out,
+            "images": data.join("t10k-images-idx3-ubyte.gz"),
+            "labels": data.join("t10k-labels-idx1-ubyte.gz"),
+            "scores": scores,
+            "int8_accuracy": int8["test_accuracy"],
+        }));
+    }
+    let list = folder.path().join("cases.json");
+    std::fs::write(&list, serde_json::to_string(&cases).unwrap()).unwrap();
+    let output = run(&python, "check_predictions.py", &[list.as_os_str()]);
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{errors}");
+    assert_eq!(text.lines().count(), cases.len());
+    eprint!("{text}");
+}
+
+#[test]
+fn onnxruntime_predicts_the_same() {
+    check(
+        &root().join("examples/mnist"),
+        &[
+            ("projection", "classifier", &["--epochs", "2"]),
+            ("projection", "heads", &["--epochs", "2"]),
+            ("class-group", "heads", &["--epochs", "2"]),
+            ("ff-int8", "labels", &["--epochs", "2"]),
+            ("ff-int8", "labels", &["--epochs", "1", "--goodness", "sum", "--threshold", "20"]),
+            ("ff-int8", "classifier", &["--epochs", "1"]),
+        ],
+    );
+}
+
+#[test]
+#[ignore = "minutes, and the whole of MNIST in ../shared/data"]
+fn onnxruntime_predicts_the_same_on_all_of_mnist() {
+    let data = root().join("../shared/data/mnist");
+    assert!(data.exists(), "`{}` is not there", data.display());
+    check(
+        &data,
+        &[
+            ("projection", "classifier", &["--epochs", "3"]),
+            ("projection", "heads", &["--epochs", "3"]),
+            ("ff-int8", "labels", &["--epochs", "3"]),
+        ],
+    );
+}
