@@ -24,6 +24,11 @@ pub struct Options {
     pub momentum: f32,
     /// Learning rate of the classifier, as a factor of that of hidden layers.
     pub classifier_rate: f32,
+    /// Learning rate of each hidden layer but the first, as a factor of the first one's.
+    pub deeper_rate: f32,
+    /// Largest magnitude that an activation's quantizer resolves; infinite for no limit.
+    #[serde(with = "limit")]
+    pub range_limit: f32,
     /// Samples in a batch.
     pub batch: usize,
     /// How raw samples become the network's input.
@@ -169,6 +174,11 @@ pub struct Recipe {
     pub momentum: f32,
     /// Factor of the classifier's learning rate.
     pub classifier_rate: f32,
+    /// Factor of deeper hidden layers' learning rate.
+    pub deeper_rate: f32,
+    /// Largest magnitude that an activation's quantizer resolves. Goodness of positive rows grows without end; a range
+    /// that follows it would leave negative rows, whose direction is all that the next layer sees, a few steps.
+    pub range_limit: f32,
     /// Batch size.
     pub batch: usize,
     /// Loop.
@@ -185,6 +195,8 @@ pub const RECIPES: &[Recipe] = &[
         predict: Predict::Classifier,
         momentum: 0.0,
         classifier_rate: 0.3,
+        deeper_rate: 1.0,
+        range_limit: f32::INFINITY,
         batch: 128,
         schedule: Schedule { learning_rate: 0.8, warmup_steps: 400, final_rate: 0.0, lambda_step: 0.0 },
     },
@@ -196,6 +208,8 @@ pub const RECIPES: &[Recipe] = &[
         predict: Predict::Classifier,
         momentum: 0.0,
         classifier_rate: 0.3,
+        deeper_rate: 1.0,
+        range_limit: f32::INFINITY,
         batch: 128,
         schedule: Schedule { learning_rate: 0.6, warmup_steps: 400, final_rate: 0.0, lambda_step: 0.0 },
     },
@@ -207,8 +221,10 @@ pub const RECIPES: &[Recipe] = &[
         predict: Predict::Labels,
         momentum: 0.9,
         classifier_rate: 0.3,
+        deeper_rate: 0.5,
+        range_limit: 12.0,
         batch: 32,
-        schedule: Schedule { learning_rate: 0.5, warmup_steps: 200, final_rate: 0.1, lambda_step: 0.001 },
+        schedule: Schedule { learning_rate: 0.5, warmup_steps: 200, final_rate: 0.05, lambda_step: 0.001 },
     },
 ];
 
@@ -228,6 +244,8 @@ impl Recipe {
             precision: Precision::Int8,
             momentum: self.momentum,
             classifier_rate: self.classifier_rate,
+            deeper_rate: self.deeper_rate,
+            range_limit: self.range_limit,
             batch: self.batch,
             preprocessing: Preprocessing::identity(),
         }
@@ -255,5 +273,18 @@ mod dtype {
         let name = String::deserialize(deserializer)?;
         let known = DType::ALL.into_iter().find(|dtype| dtype.name() == name);
         known.ok_or_else(|| D::Error::custom(format!("unknown element type `{name}`")))
+    }
+}
+
+/// A limit that may be infinite, which JSON has no number for.
+mod limit {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(limit: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+        limit.is_finite().then_some(*limit).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+        Ok(Option::<f32>::deserialize(deserializer)?.unwrap_or(f32::INFINITY))
     }
 }

@@ -12,7 +12,7 @@ use crate::Failure;
 pub struct Network {
     /// One layer, phase `imported`.
     pub module: Module,
-    /// Values by parameter name.
+    /// Values by parameter name, goodness heads among them where the file has some.
     pub weights: Vec<(String, Vec<f32>)>,
     /// The boundary that exported files keep.
     pub interface: Interface,
@@ -25,7 +25,8 @@ impl Network {
     /// When the file is none, is damaged, or holds what cannot be trained.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let model = ffc_onnx::read(path)?;
-        let ffc_onnx::Network { mut module, weights, interface } = ffc_onnx::import(&model)?;
+        let ffc_onnx::Network { mut module, mut weights, heads, interface } = ffc_onnx::import(&model)?;
+        weights.extend(heads);
         if let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) {
             module.name = identifier(stem);
         }

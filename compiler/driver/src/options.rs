@@ -101,6 +101,9 @@ pub struct TrainingArgs {
     /// Factor of the classifier's learning rate [default: the recipe's]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub classifier_rate: Option<f32>,
+    /// Factor of deeper hidden layers' learning rate [default: the recipe's]
+    #[arg(long, value_name = "X")]
+    pub deeper_rate: Option<f32>,
     /// Steps in which the learning rate rises to its largest [default: the recipe's]
     #[arg(long, value_name = "N")]
     pub warmup_steps: Option<usize>,
@@ -176,6 +179,7 @@ impl TrainingArgs {
             batch_size,
             learning_rate,
             classifier_rate,
+            deeper_rate,
             warmup_steps,
             final_rate,
             momentum,
@@ -218,6 +222,7 @@ impl TrainingArgs {
         set(&mut options.batch, self.batch_size);
         set(&mut options.momentum, self.momentum);
         set(&mut options.classifier_rate, self.classifier_rate);
+        set(&mut options.deeper_rate, self.deeper_rate);
         set(&mut options.look_ahead, self.look_ahead.map(Into::into));
         set(&mut options.normalization, self.normalization.map(Into::into));
         set(&mut options.predict, self.predict.map(Into::into));
@@ -247,6 +252,7 @@ impl TrainingArgs {
         for (name, value) in [
             ("learning-rate", self.learning_rate),
             ("classifier-rate", self.classifier_rate),
+            ("deeper-rate", self.deeper_rate),
             ("temperature", self.temperature),
             ("input-scale", self.input_scale),
         ] {

@@ -32,12 +32,13 @@ use crate::recipe::{Goodness, Head, Options};
 /// Where a layer's forward region is not contraction, bias and activation.
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let mut stream = new_stream(&module);
+    let first = module.layers.iter().position(|layer| layer.role == LayerRole::Hidden);
     for index in 0..module.layers.len() {
         let mut layer = std::mem::take(&mut module.layers[index]);
         if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
             let dense = Dense::of(&module, &layer)?;
-            let mut deriver =
-                Deriver { module: &mut module, layer: &mut layer, options, stream: &mut stream };
+            let (layer, stream, deeper) = (&mut layer, &mut stream, Some(index) > first);
+            let mut deriver = Deriver { module: &mut module, layer, options, stream, deeper };
             deriver.derive(&dense)?;
         }
         module.layers[index] = layer;
@@ -112,6 +113,8 @@ struct Deriver<'a> {
     layer: &'a mut Layer,
     options: &'a Options,
     stream: &'a mut u32,
+    /// Whether there is a hidden layer before this one.
+    deeper: bool,
 }
 
 impl Deriver<'_> {
@@ -139,13 +142,15 @@ impl Deriver<'_> {
         Ok(())
     }
 
-    /// The layer's factor of the learning rate: the classifier has its own; and a positive and a negative row a sample
+    /// The layer's factor of the learning rate: the classifier and deeper layers have their own; and a positive and a negative row a sample
     /// count as one, since the mean over rows is half of that over samples.
     fn own_rate(&mut self, rate: V) -> V {
         let factor = match self.layer.role {
             LayerRole::Classifier => self.options.classifier_rate,
-            _ if self.options.overlays_labels() => 0.5,
-            _ => 1.0,
+            _ => {
+                let pair = if self.options.overlays_labels() { 0.5 } else { 1.0 };
+                pair * if self.deeper { self.options.deeper_rate } else { 1.0 }
+            }
         };
         if factor == 1.0 { rate } else { self.builder().mul_constant("rate.own", rate, factor) }
     }

@@ -3,7 +3,8 @@
 //!
 //! Where a scale comes from:
 //!
-//! * activations and gradients: the largest magnitude of recent steps (`range`, tracked and slowly fading), known
+//! * activations and gradients: the largest magnitude of recent steps (`range`, tracked and slowly fading, up to a
+//!   limit that the recipe may set), known
 //!   before the tensor is, so that quantizing fuses into the pass that computes it; what exceeds it saturates;
 //! * the network's input: the largest magnitude that preprocessing can give;
 //! * the error of a softmax: 1, its largest magnitude (`1 + lambda` a later layer with look-ahead);
@@ -323,11 +324,16 @@ impl Quantizer<'_> {
         if !self.old.update.is_empty() {
             self.tracks.push((param, observed));
         }
+        let limit = if region == Region::Forward { self.options.range_limit } else { f32::INFINITY };
         let params = &self.module.params;
         let mut builder = Builder::new(&mut self.new, region);
         let range = builder.param(params, suffix, param);
         let least = builder.constant(MIN_RANGE);
-        let range = builder.binary(suffix, BinaryOp::Max, range, least);
+        let mut range = builder.binary(suffix, BinaryOp::Max, range, least);
+        if limit.is_finite() {
+            let limit = builder.constant(limit);
+            range = builder.binary(suffix, BinaryOp::Min, range, limit);
+        }
         builder.mul_constant("scale", range, 1.0 / QMAX)
     }
 

@@ -170,7 +170,7 @@ impl<'m> Importer<'m> {
         let mut interface = interface(self.model, output, built.module.classes)?;
         interface.softmax = softmax;
         interface.normalization = built.normalization;
-        Ok(Network { module: built.module, weights: built.weights, interface })
+        Ok(Network { module: built.module, weights: built.weights, heads: built.heads, interface })
     }
 
     fn node(&mut self, node: &'m Node) {

@@ -17,8 +17,10 @@ use crate::names::{self, Names};
 pub struct Network {
     /// One layer `main`, phase `imported`: forward only, its output the logits.
     pub module: Module,
-    /// Each parameter's values by its name, row by row; and as `<layer>.head` the goodness heads of our own exports.
+    /// Each parameter's values by its name, row by row.
     pub weights: Vec<(String, Vec<f32>)>,
+    /// The goodness heads that our own exports predict with, as `<layer>.head`; no part of the module.
+    pub heads: Vec<(String, Vec<f32>)>,
     /// The network's boundary in the file.
     pub interface: Interface,
 }
@@ -46,6 +48,7 @@ pub(crate) struct Builder {
     layer: Layer,
     params: Arena<Param>,
     weights: Vec<(String, Vec<f32>)>,
+    heads: Vec<(String, Vec<f32>)>,
     names: Names,
     features: usize,
     tip: Tip,
@@ -71,6 +74,7 @@ const COPIED: usize = 1 << 30;
 pub(crate) struct Built {
     pub(crate) module: Module,
     pub(crate) weights: Vec<(String, Vec<f32>)>,
+    pub(crate) heads: Vec<(String, Vec<f32>)>,
     pub(crate) normalization: Option<Rms>,
 }
 
@@ -83,6 +87,7 @@ impl Builder {
             layer,
             params: Arena::default(),
             weights: Vec::new(),
+            heads: Vec::new(),
             names: Names::default(),
             features,
             tip: Tip::Input,
@@ -166,7 +171,7 @@ impl Builder {
 
     /// The last dense layer's goodness head: no part of the network, but kept beside its weights.
     pub(crate) fn head(&mut self, values: Vec<f32>) {
-        self.weights.push((format!("{}.head", self.current), values));
+        self.heads.push((format!("{}.head", self.current), values));
     }
 
     /// The last dense layer's activation.
@@ -219,7 +224,7 @@ impl Builder {
             params: self.params,
             layers: vec![layer],
         };
-        Ok(Built { module, weights: self.weights, normalization })
+        Ok(Built { module, weights: self.weights, heads: self.heads, normalization })
     }
 
     /// One normalisation for all dense layers, the first perhaps left out.

@@ -124,7 +124,7 @@ impl Plan {
         interface.softmax = self.layers.softmax;
         interface.normalization = self.layers.normalization;
         interface.prediction = self.prediction;
-        Ok(Network { module: built.module, weights: built.weights, interface })
+        Ok(Network { module: built.module, weights: built.weights, heads: built.heads, interface })
     }
 }
 

@@ -117,18 +117,17 @@ fn an_export_reads_back_as_what_it_was_written_from() {
         let expected: Vec<(String, Vec<f32>)> = model
             .layers
             .iter()
-            .enumerate()
-            .flat_map(|(index, layer)| {
+            .flat_map(|layer| {
                 let bias = layer.bias.clone().map(|bias| (format!("{}.bias", layer.name), bias));
-                let head = match &model.prediction {
-                    Prediction::Heads { heads, .. } => heads.get(index),
-                    _ => None,
-                };
-                let head = head.map(|head| (format!("{}.head", layer.name), head.clone()));
-                [(format!("{}.weight", layer.name), layer.weight.clone())].into_iter().chain(bias).chain(head)
+                [(format!("{}.weight", layer.name), layer.weight.clone())].into_iter().chain(bias)
             })
             .collect();
         assert_eq!(network.weights, expected);
+        let heads: Vec<_> = network.heads.iter().map(|(_, values)| values.clone()).collect();
+        match &model.prediction {
+            Prediction::Heads { heads: expected, .. } => assert_eq!(&heads, expected),
+            _ => assert!(heads.is_empty()),
+        }
         let ops = common::ops(&network.module);
         let activations = ["relu", "clip", "leaky_relu"];
         assert!(activations.iter().all(|name| ops.iter().filter(|op| op == &name).count() == 1), "{ops:?}");

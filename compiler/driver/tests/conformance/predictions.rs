@@ -60,7 +60,11 @@ fn onnxruntime_predicts_the_same() {
             ("projection", "heads", &["--epochs", "2"]),
             ("class-group", "heads", &["--epochs", "2"]),
             ("ff-int8", "labels", &["--epochs", "2"]),
-            ("ff-int8", "labels", &["--epochs", "1", "--goodness", "sum", "--threshold", "20"]),
+            (
+                "ff-int8",
+                "labels",
+                &["--epochs", "2", "--goodness", "sum", "--threshold", "500", "--learning-rate", "0.0005"],
+            ),
             ("ff-int8", "classifier", &["--epochs", "1"]),
         ],
     );
