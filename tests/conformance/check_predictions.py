@@ -60,7 +60,7 @@ def check(case):
         return f"{len(differ)} predictions differ, the first for image {differ[0]}"
     if not worst < 1e-3:
         return f"scores differ by {worst}"
-    if abs(accuracy - case["int8_accuracy"]) > 0.002:
+    if round(abs(accuracy - case["int8_accuracy"]), 6) > 0.002:
         return f"accuracy {accuracy} in FP32 and {case['int8_accuracy']} in INT8"
     return None
 

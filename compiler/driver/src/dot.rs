@@ -19,10 +19,10 @@ pub fn graph(program: &Program) -> String {
         for buffer in kernel.reads() {
             let arena =
                 matches!(program.buffers[buffer].class, BufferClass::Arena | BufferClass::Accumulator);
-            if let (true, Some(&writer)) = (arena, writers.get(&buffer)) {
-                if writer != node {
-                    graph.add_edge(writer, node, program.buffers[buffer].name.clone());
-                }
+            if let (true, Some(&writer)) = (arena, writers.get(&buffer))
+                && writer != node
+            {
+                graph.add_edge(writer, node, program.buffers[buffer].name.clone());
             }
         }
         writers.extend(kernel.writes().into_iter().map(|buffer| (buffer, node)));

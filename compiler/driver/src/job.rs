@@ -129,6 +129,10 @@ pub fn prepare(
 ) -> Result<(Job, Dataset), Failure> {
     let mut description = resolve(&source, args)?;
     let init = init(&source, args);
+    if init == Init::Random {
+        // The file's weights would only take room beside the data.
+        source.network.weights = Vec::new();
+    }
     let data = load_data(&setting.data, &setting.load, &source.network)?;
     description.class_names.clone_from(&data.class_names);
     if source.description.is_none() {
@@ -193,6 +197,7 @@ pub fn check_fixed(source: &Source, options: &Options) -> Result<(), Failure> {
         ("batch-size", options.batch != own.batch),
         ("momentum", options.momentum != own.momentum),
         ("classifier-rate", options.classifier_rate != own.classifier_rate),
+        ("deeper-rate", options.deeper_rate != own.deeper_rate),
         ("look-ahead", options.look_ahead != own.look_ahead),
         ("normalization", options.normalization != own.normalization),
         ("predict", options.predict != own.predict),

@@ -63,8 +63,7 @@ fn an_artifact_trains_as_its_network_does() {
         fixture.done(&format!("compile {recipe} -o trained.ffc"));
         let eval = |model: &str| fixture.done(&format!("eval {model} --data data --precision float")).out;
         assert_eq!(eval("trained.ffc"), eval(recipe));
-        let fresh =
-            fixture.done(&format!("train trained.ffc --data data --epochs 3 --init random --json")).last();
+        let fresh = fixture.done("train trained.ffc --data data --epochs 3 --init random --json").last();
         assert_eq!(fresh["weights_hash"], direct["weights_hash"], "{recipe}");
     }
 }

@@ -162,7 +162,8 @@ fn outputs_are_checked_before_the_work() {
 fn a_damaged_checkpoint() {
     let fixture = Fixture::new();
     fixture.done("train net.onnx --data data --epochs 1 --checkpoint run");
-    let damages: [(&str, fn(Vec<u8>) -> Vec<u8>, &str); 6] = [
+    type Damage = fn(Vec<u8>) -> Vec<u8>;
+    let damages: [(&str, Damage, &str); 6] = [
         ("description.json", |_| b"{\"version\": 1,".to_vec(), "is damaged"),
         ("description.json", |bytes| replaced(bytes, "\"version\": 1", "\"version\": 9"), "version 9"),
         ("network.ffir", |bytes| replaced(bytes, "dot ", "dog "), "is damaged"),
