@@ -41,7 +41,7 @@ fn restore_mode(_: &std::fs::File) -> std::io::Result<()> {
 /// Fails now rather than after hours of training where a file could not be written later.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

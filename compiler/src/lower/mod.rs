@@ -1,7 +1,7 @@
 //! Lowering: from layers to kernels.
 //!
-//! Fusion is decided here, once for all backends. Per layer, [`place`] assigns every operation to a kernel and a stage,
-//! [`emit`] writes the kernels, and this file puts them together: buffers that all share, and the schedules.
+//! Fusion is decided here, once for all backends. Per layer, `place` assigns every operation to a kernel and a stage,
+//! `emit` writes the kernels, and this file puts them together: buffers that all share, and the schedules.
 //!
 //! The rule of fusion: a contraction opens a kernel; whatever is computed elementwise from a value goes to the kernel
 //! that made the value, as long as it covers the same rows and columns (or only the rows); a reduction belongs to the
@@ -265,7 +265,7 @@ impl Lowering {
             };
             let next = module.layers.get(index + 1);
             let (kernels, outputs) = lowerer.lower(next)?;
-            all.push(LayerKernels { kernels });
+            all.push(kernels);
             boundaries = outputs;
         }
         Ok(all)
@@ -317,7 +317,7 @@ impl LayerLowering<'_> {
     fn lower(
         &mut self,
         next: Option<&ffc_ir::module::Layer>,
-    ) -> Result<(Vec<(Handle<Kernel>, Duty)>, Vec<Boundary>), LowerError> {
+    ) -> Result<(LayerKernels, Vec<Boundary>), LowerError> {
         let demand = self.placement.demand(self.layer, next);
         for value in demand.plain {
             let buffer = self.new_buffer(value, false);
@@ -335,7 +335,7 @@ impl LayerLowering<'_> {
             }
         }
         let outputs = self.layer.outputs.iter().map(|&value| self.boundary(value)).collect();
-        Ok((kernels, outputs))
+        Ok((LayerKernels { kernels }, outputs))
     }
 
     fn boundary(&self, value: Handle<Value>) -> Boundary {
