@@ -221,10 +221,10 @@ pub const RECIPES: &[Recipe] = &[
         predict: Predict::Labels,
         momentum: 0.9,
         classifier_rate: 0.3,
-        deeper_rate: 0.5,
+        deeper_rate: 0.25,
         range_limit: 12.0,
         batch: 32,
-        schedule: Schedule { learning_rate: 0.5, warmup_steps: 200, final_rate: 0.05, lambda_step: 0.001 },
+        schedule: Schedule { learning_rate: 1.0, warmup_steps: 200, final_rate: 0.05, lambda_step: 0.001 },
     },
 ];
 

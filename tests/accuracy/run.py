@@ -18,7 +18,7 @@ RECIPES = (
     ("projection", (), 5, (5,)),
     ("projection", (), 10, (10,)),
     ("class-group", (), 10, (10,)),
-    ("ff-int8", ("--batch-size", "128", "--learning-rate", "2"), 15, (6, 15)),
+    ("ff-int8", ("--batch-size", "128", "--learning-rate", "4"), 15, (6, 15)),
 )
 PRECISIONS = ("int8", "float")
 

@@ -17,7 +17,7 @@ use crate::{Failure, files};
 
 /// See the [module documentation](self).
 pub struct Source {
-    /// The network. A checkpoint's weights come with its state ([`Source::restore`]).
+    /// The network. A checkpoint's weights come with its state ([`restore`]).
     pub network: Network,
     /// What a checkpoint or artifact says about itself.
     pub description: Option<Description>,
