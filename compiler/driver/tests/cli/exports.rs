@@ -10,7 +10,7 @@ const RUNS: [(&str, &str, &str); 7] = [
     ("projection", "classifier", "--normalization none --learning-rate 0.1"),
     ("class-group", "heads", ""),
     ("ff-int8", "labels", ""),
-    ("ff-int8", "labels", "--goodness sum --threshold 10"),
+    ("ff-int8", "labels", "--goodness sum --threshold 10 --learning-rate 0.5 --deeper-rate 0.5"),
     ("ff-int8", "classifier", ""),
 ];
 
