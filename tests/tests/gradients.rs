@@ -15,8 +15,9 @@ use ffc_tests::step::{Record, record};
 const PROGRAM: &str = "gradients/gradients.py";
 
 /// Batch 7 and sizes that are not multiples of anything.
+/// Every layer at the same rate: the Python program compares gradients.
 fn case(name: &str, activation: Activation, options: &Options) -> Case {
-    let options = Options { precision: Precision::Float, batch: 7, ..options.clone() };
+    let options = Options { precision: Precision::Float, batch: 7, deeper_rate: 1.0, ..options.clone() };
     Case { name: name.to_string(), sizes: vec![13, 19, 11, 3], activation, options }
 }
 
