@@ -18,6 +18,7 @@ fn cases() -> Vec<Case> {
                 options.head = Head::SumOfSquares { goodness, threshold };
             }
             let options = Options {
+                deeper_rate: 1.0,
                 look_ahead: LookAhead::Scalar,
                 precision: Precision::Float,
                 batch: 7,
