@@ -48,7 +48,7 @@ impl Architecture {
 /// Name, architecture, features, description.
 type Row = (&'static str, Architecture, &'static [&'static str], &'static str);
 
-const V3: &[&str] = &["sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2"];
+const V3: &[&str] = &["sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "bmi2"];
 const V4: &[&str] = &[
     "sse3",
     "ssse3",
@@ -56,6 +56,7 @@ const V4: &[&str] = &[
     "sse4.2",
     "avx",
     "avx2",
+    "bmi2",
     "avx512f",
     "avx512bw",
     "avx512dq",

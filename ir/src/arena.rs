@@ -1,8 +1,9 @@
 //! Arenas and typed handles.
 //!
 //! Everything in both IRs refers to everything else by a [`Handle`]: four bytes, typed by what it points to, and
-//! valid for exactly one [`Arena`]. An arena only grows, and an item may only refer to items appended before it,
-//! so a walk in order always meets an operand before its user.
+//! valid for exactly one [`Arena`]. An arena only grows. In arenas of expressions an item may only refer to items
+//! appended before it, so a walk in order meets operands before their users; the values of a layer are ordered by its
+//! regions instead.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -8,11 +8,14 @@ use ffc_runtime::artifact::Artifact;
 use crate::blob::{self, Blob};
 use crate::emit;
 use crate::machine::Machine;
+use crate::wide::{self, Products};
 
 /// Compiles programs to machine code of one CPU target.
 pub struct CpuBackend {
     target: Target,
     machine: Machine,
+    /// Where the target has AVX-512, kernels do without Cranelift.
+    wide: Option<Products>,
 }
 
 impl CpuBackend {
@@ -22,7 +25,8 @@ impl CpuBackend {
     /// When Cranelift does not know one of the target's features.
     pub fn new(target: Target) -> Result<Self, CodegenError> {
         let machine = Machine::new(&target)?;
-        Ok(Self { target, machine })
+        let wide = Products::of(&target);
+        Ok(Self { target, machine, wide })
     }
 
     /// Cranelift's IR of all kernels as text, before its optimizations.
@@ -55,6 +59,14 @@ impl CpuBackend {
         Ok(text)
     }
 
+    /// Appends a kernel's code; where it starts.
+    fn code(&self, program: &Program, kernel: &Kernel, blob: &mut Blob) -> Result<usize, String> {
+        match self.wide {
+            Some(products) => Ok(blob.append_bytes(&wide::function(products, program, kernel)?)),
+            None => blob.append(&self.machine, self.function(program, kernel)?),
+        }
+    }
+
     fn function(&self, program: &Program, kernel: &Kernel) -> Result<Function, String> {
         emit::function(&self.machine, program, kernel)
     }
@@ -69,10 +81,7 @@ impl Backend for CpuBackend {
         let mut artifact = describe(program, &self.target);
         let mut blob = Blob::default();
         for (kernel, described) in program.kernels.values().zip(&mut artifact.kernels) {
-            described.entry = self
-                .function(program, kernel)
-                .and_then(|function| blob.append(&self.machine, function))
-                .map_err(|reason| at(kernel, reason))?;
+            described.entry = self.code(program, kernel, &mut blob).map_err(|reason| at(kernel, reason))?;
         }
         artifact.code = blob.code;
         Ok(artifact)

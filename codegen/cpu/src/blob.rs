@@ -24,10 +24,15 @@ impl Blob {
     pub(crate) fn append(&mut self, machine: &Machine, function: Function) -> Result<usize, String> {
         let context = compile(machine, function, false)?;
         let compiled = context.compiled_code().expect("it was compiled above");
+        Ok(self.append_bytes(compiled.code_buffer()))
+    }
+
+    /// Appends a function's code; where it starts.
+    pub(crate) fn append_bytes(&mut self, code: &[u8]) -> usize {
         let entry = self.code.len().next_multiple_of(ALIGN);
         self.code.resize(entry, 0);
-        self.code.extend_from_slice(compiled.code_buffer());
-        Ok(entry)
+        self.code.extend_from_slice(code);
+        entry
     }
 }
 

@@ -10,9 +10,13 @@
 
 mod backend;
 mod blob;
+mod check;
 mod emit;
+mod layout;
 mod machine;
 mod native;
+mod plan;
+mod wide;
 
 pub use backend::CpuBackend;
 pub use native::native;

@@ -35,12 +35,16 @@ const SETTINGS: &[(&str, Option<&str>)] = &[
     ("sse4.2", Some("has_sse42")),
     ("avx", Some("has_avx")),
     ("avx2", Some("has_avx2")),
+    ("bmi2", Some("has_bmi2")),
     ("avx512f", Some("has_avx512f")),
     ("avx512bw", None),
     ("avx512dq", Some("has_avx512dq")),
     ("avx512vl", Some("has_avx512vl")),
     ("avx512vnni", Some("has_avx512vnni")),
     ("avxvnni", Some("has_avx_vnni")),
+    // Cranelift has no tiles.
+    ("amx-tile", None),
+    ("amx-int8", None),
     ("dotprod", Some("has_dotprod")),
 ];
 

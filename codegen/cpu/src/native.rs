@@ -20,10 +20,13 @@ macro_rules! detect {
 
 #[cfg(target_arch = "x86_64")]
 fn detected() -> Vec<&'static str> {
-    detect!(is_x86_feature_detected:
-        "sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+    let mut features: Vec<_> = detect!(is_x86_feature_detected:
+        "sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl",
         "avx512vnni", "avxvnni",
-    )
+    );
+    // The standard library does not tell, and the operating system wants to be asked.
+    features.extend(["amx-tile", "amx-int8"].into_iter().filter(|feature| ffc_runtime::has_feature(feature)));
+    features
 }
 
 #[cfg(target_arch = "aarch64")]

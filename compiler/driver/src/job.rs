@@ -202,7 +202,7 @@ pub fn check_fixed(source: &Source, options: &Options) -> Result<(), Failure> {
         ("normalization", options.normalization != own.normalization),
         ("predict", options.predict != own.predict),
         ("precision", options.precision != own.precision),
-        ("recipe", options.head != own.head),
+        ("recipe", options.head != own.head || options.range_limit != own.range_limit),
     ];
     match differs.iter().find(|(_, differs)| *differs) {
         None => Ok(()),

@@ -79,7 +79,7 @@ fn scout(train: &Module) -> Module {
         let values = &layer.values;
         layer.head.retain(|&value| !matches!(values[value].op, Op::Report(_)));
     }
-    // The last sweep keeps what eliminate-dead keeps: what is published.
+    // What only the updates and reports read is dead now. The pass looks at no option, so any will do.
     let options = crate::recipe::RECIPES[0].options();
     crate::passes::eliminate_dead::run(module, &options).unwrap_or_else(|never| unreachable!("{never}"))
 }
@@ -161,7 +161,7 @@ struct Lowering {
     shared: HashMap<BufferClass, Handle<Buffer>>,
     /// What each layer publishes.
     published: HashMap<usize, Handle<Buffer>>,
-    /// Rows per sample in look-ahead.
+    /// Each trained layer's position among them, by name.
     trained: HashMap<String, usize>,
 }
 

@@ -8,53 +8,18 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Type, Value, types};
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, BufferClass, Expr, Extent, Level, Store};
+use ffc_ir::kernel::{At, Buffer, Expr, Level, Store};
 use ffc_ir::types::DType;
 
 use super::expr::{Block, Point, Row, Valid, Values};
 use super::{Emitter, memory_flags};
+use crate::layout::{column_pitch, padded, row_bytes, vector_pitch};
 
 /// A place in memory: `base + offset`.
 #[derive(Clone, Copy)]
 pub(super) struct Address {
     pub(super) base: Value,
     pub(super) offset: i32,
-}
-
-/// Bytes between neighbouring rows.
-pub(super) fn row_bytes(buffer: &Buffer) -> usize {
-    buffer.stride() * buffer.dtype.bytes()
-}
-
-/// Bytes between neighbouring elements of a vector, which is a row or a column.
-fn vector_pitch(buffer: &Buffer) -> usize {
-    if buffer.shape[0] == Extent::Const(1) { buffer.dtype.bytes() } else { row_bytes(buffer) }
-}
-
-/// Bytes between the elements of neighbouring columns.
-fn column_pitch(buffer: &Buffer, at: At) -> usize {
-    match at {
-        At::Element | At::Sample(_) => buffer.dtype.bytes(),
-        At::Transposed => row_bytes(buffer),
-        At::Column => vector_pitch(buffer),
-        At::Row | At::RowSample(_) | At::Scalar => 0,
-    }
-}
-
-/// Whether a vector may reach beyond the last column.
-fn padded(buffer: &Buffer, at: At) -> bool {
-    let ours = matches!(buffer.class, BufferClass::Arena | BufferClass::Param { .. });
-    ours && match at {
-        At::Element | At::Sample(_) => !is_dense_column(buffer),
-        // Dense vectors are padded at their end, whether they are a row or a column.
-        At::Column => true,
-        At::Transposed | At::Row | At::RowSample(_) | At::Scalar => false,
-    }
-}
-
-/// Whether nothing lies between the elements of neighbouring rows.
-pub(super) fn is_dense_column(buffer: &Buffer) -> bool {
-    buffer.shape[1] == Extent::Const(1) && buffer.stride() == 1
 }
 
 impl Emitter<'_> {

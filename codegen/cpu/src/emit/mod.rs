@@ -6,13 +6,11 @@
 //! and vectors in `expr`, all memory accesses in `memory`, reductions in `reduce`, contractions in `tile`, and `nest`
 //! holds the loops around them.
 
-mod check;
 mod expr;
 mod flow;
 mod memory;
 mod nest;
 mod padding;
-mod plan;
 mod reduce;
 mod tile;
 
@@ -23,7 +21,9 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{Buffer, Extent, Kernel, Kind, Level, Program};
 
+use crate::check;
 use crate::machine::Machine;
+use crate::plan;
 
 /// The function of a kernel.
 pub(crate) fn function(machine: &Machine, program: &Program, kernel: &Kernel) -> Result<Function, String> {

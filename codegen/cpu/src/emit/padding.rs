@@ -8,21 +8,13 @@
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, BufferClass, Stage};
-use ffc_ir::types::DType;
+use ffc_ir::kernel::{At, Buffer, Stage};
 
 use super::expr::Row;
-use super::memory::{Address, is_dense_column, row_bytes};
+use super::memory::Address;
 use super::nest::Span;
 use super::{Emitter, Size, memory_flags};
-
-/// Contractions read whole multiples of this.
-const PADDING: usize = 16;
-
-/// Whether the rows of a buffer are padded by whoever stores them.
-fn is_padded_here(buffer: &Buffer) -> bool {
-    buffer.dtype == DType::I8 && buffer.class == BufferClass::Arena && !is_dense_column(buffer)
-}
+use crate::layout::{PADDING, is_padded_here, row_bytes};
 
 impl Emitter<'_> {
     /// Pads what a stage has stored in a row, if this was the row's last span.

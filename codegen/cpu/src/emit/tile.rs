@@ -17,8 +17,9 @@ use ffc_ir::kernel::{Buffer, Contraction, Extent, Side};
 use ffc_ir::types::DType;
 
 use super::expr::{Block, Row};
-use super::memory::{Address, row_bytes};
+use super::memory::Address;
 use super::{Emitter, memory_flags};
+use crate::layout::row_bytes;
 use crate::machine::Dot;
 
 /// Products in a step.

@@ -27,7 +27,8 @@ pub fn targets() -> Vec<Target> {
     vec![
         without("baseline", |_| true),
         without("no VNNI", |feature| feature.contains("vnni")),
-        without("no AVX-VNNI", |feature| feature == "avxvnni"),
+        without("no AVX-512", |feature| feature.starts_with("avx512")),
+        without("no AMX", |feature| feature.starts_with("amx")),
         native.clone(),
     ]
 }

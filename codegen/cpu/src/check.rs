@@ -3,9 +3,9 @@
 use ffc_ir::kernel::{At, Expr, Extent, Kernel, Level, Over, Program, Stage};
 use ffc_ir::types::DType;
 
-use super::plan;
+use crate::plan;
 
-pub(super) fn check(program: &Program, kernel: &Kernel) -> Result<(), String> {
+pub(crate) fn check(program: &Program, kernel: &Kernel) -> Result<(), String> {
     if let Some(contraction) = &kernel.contraction {
         for operand in [contraction.lhs, contraction.rhs].map(|operand| &program.buffers[operand]) {
             if operand.shape[1] != contraction.depth {

@@ -4,18 +4,18 @@ use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{Expr, Kernel, Level, Stage};
 
 /// A stage with the expressions that it needs, operands before users.
-pub(super) struct Plan<'a> {
-    pub(super) stage: &'a Stage,
+pub(crate) struct Plan<'a> {
+    pub(crate) stage: &'a Stage,
     /// What decides whether it runs.
-    pub(super) gate: Vec<Handle<Expr>>,
+    pub(crate) gate: Vec<Handle<Expr>>,
     /// Everything that it stores or reduces.
-    pub(super) needed: Vec<Handle<Expr>>,
+    pub(crate) needed: Vec<Handle<Expr>>,
     /// Whether that includes accumulators.
-    pub(super) accumulates: bool,
+    pub(crate) accumulates: bool,
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(kernel: &Kernel, stage: &'a Stage) -> Self {
+    pub(crate) fn new(kernel: &Kernel, stage: &'a Stage) -> Self {
         let needed = needed(kernel, roots(stage));
         let accumulates = needed.iter().any(|&handle| kernel.exprs[handle] == Expr::Accumulator);
         Self { stage, gate: self::needed(kernel, stage.when), needed, accumulates }
@@ -23,13 +23,13 @@ impl<'a> Plan<'a> {
 }
 
 /// The expressions that a stage stores or reduces.
-pub(super) fn roots(stage: &Stage) -> impl Iterator<Item = Handle<Expr>> {
+pub(crate) fn roots(stage: &Stage) -> impl Iterator<Item = Handle<Expr>> {
     let stored = stage.stores.iter().map(|store| store.value);
     stored.chain(stage.reduces.iter().map(|reduce| reduce.value))
 }
 
 /// The roots and all that they are computed from, operands before users.
-pub(super) fn needed(kernel: &Kernel, roots: impl IntoIterator<Item = Handle<Expr>>) -> Vec<Handle<Expr>> {
+pub(crate) fn needed(kernel: &Kernel, roots: impl IntoIterator<Item = Handle<Expr>>) -> Vec<Handle<Expr>> {
     let mut marked = vec![false; kernel.exprs.len()];
     roots.into_iter().for_each(|root| marked[root.index()] = true);
     for (handle, expr) in kernel.exprs.iter().rev() {
@@ -40,7 +40,7 @@ pub(super) fn needed(kernel: &Kernel, roots: impl IntoIterator<Item = Handle<Exp
     kernel.exprs.iter().map(|(handle, _)| handle).filter(|handle| marked[handle.index()]).collect()
 }
 
-fn operands(expr: Expr) -> [Option<Handle<Expr>>; 3] {
+pub(crate) fn operands(expr: Expr) -> [Option<Handle<Expr>>; 3] {
     match expr {
         Expr::Unary(_, a) => [Some(a), None, None],
         Expr::Binary(_, a, b) => [Some(a), Some(b), None],
@@ -51,7 +51,7 @@ fn operands(expr: Expr) -> [Option<Handle<Expr>>; 3] {
 
 /// The level of each expression. One that reads a scalar which the kernel itself writes is evaluated per row: a later
 /// stage sees what earlier ones stored.
-pub(super) fn levels(kernel: &Kernel) -> Vec<Level> {
+pub(crate) fn levels(kernel: &Kernel) -> Vec<Level> {
     let writes = kernel.writes();
     let mut levels = kernel.levels();
     for (handle, expr) in kernel.exprs.iter() {

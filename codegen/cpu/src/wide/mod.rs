@@ -1,0 +1,58 @@
+//! Kernels as AVX-512 code, 16 elements at a time, contractions on AMX tiles or VNNI.
+//!
+//! Cranelift's vectors have 128 bits; a training step at the speed of this machine's multipliers needs 512. So where the
+//! target has AVX-512, kernels become instructions here, without another intermediate form: an expression of the kernel
+//! IR is one instruction or two.
+//!
+//! ```text
+//! for each chunk of 128 rows
+//!     for each stage
+//!         what the stage needs once per row, into the frame           (`nest`)
+//!         for each panel of 32 columns
+//!             what it needs once per column, into the frame           (`values`)
+//!             the accumulators of chunk x panel, into the frame       (`tile`)
+//!             for each row: the expressions of 32 elements            (`values`, `block`)
+//!             what is stored across, from the frame                   (`turn`)
+//!         reductions: the lanes of each row's partial results combined
+//! ```
+//!
+//! The first stage fills the frame's accumulators, the expressions read them from the first-level cache, and nothing goes
+//! to memory that the kernel IR does not store. Whether a panel is whole is known outside of the loop over rows: the last
+//! panel has code of its own, with masks.
+
+mod asm;
+mod block;
+mod nest;
+mod tile;
+mod turn;
+mod values;
+
+use ffc_codegen::{Architecture, Target};
+use ffc_ir::kernel::{Kernel, Program};
+
+/// Instructions for sums of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Products {
+    /// AMX tiles of 8-bit integers.
+    Tiles,
+    /// AVX-512 VNNI vectors.
+    Vectors,
+}
+
+impl Products {
+    /// What a target has, if it is one for this module.
+    pub(crate) fn of(target: &Target) -> Option<Self> {
+        const NEEDED: [&str; 6] = ["bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"];
+        if target.architecture != Architecture::X86_64 || !NEEDED.iter().all(|feature| target.has(feature)) {
+            return None;
+        }
+        let tiles = target.has("amx-tile") && target.has("amx-int8");
+        Some(if tiles { Self::Tiles } else { Self::Vectors })
+    }
+}
+
+/// The machine code of a kernel, which runs wherever it lies.
+pub(crate) fn function(products: Products, program: &Program, kernel: &Kernel) -> Result<Vec<u8>, String> {
+    crate::check::check(program, kernel)?;
+    nest::Emitter::new(products, program, kernel)?.function()
+}

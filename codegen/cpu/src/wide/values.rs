@@ -1,0 +1,305 @@
+//! Expressions as steps of a block, and how often each is computed.
+
+use std::collections::HashMap;
+
+use ffc_ir::arena::Handle;
+use ffc_ir::kernel::{At, Binary, Buffer, Expr, Kernel, Store, Unary};
+use ffc_ir::types::DType;
+use iced_x86::Register;
+
+use super::asm::{Base, LANES, Mask, Memory, Op, VECTOR, offset_of};
+use super::block::{Block, Condition, Source};
+use super::nest::Emitter;
+use crate::layout::{column_pitch, padded};
+use crate::plan;
+
+/// How often an expression is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Level {
+    /// Once a call.
+    Kernel,
+    /// Once a row of a stage.
+    Row,
+    /// Once a column of a panel.
+    Column,
+    /// For each element.
+    Element,
+}
+
+impl Level {
+    fn join(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Kernel, level) | (level, Self::Kernel) => level,
+            (a, b) if a == b => a,
+            _ => Self::Element,
+        }
+    }
+}
+
+/// The level of each expression. What the kernel itself writes is read again in each row.
+pub(super) fn levels(kernel: &Kernel) -> Vec<Level> {
+    let writes = kernel.writes();
+    let mut levels: Vec<Level> = Vec::with_capacity(kernel.exprs.len());
+    for expr in kernel.exprs.values() {
+        let level = match *expr {
+            Expr::Accumulator => Level::Element,
+            Expr::RowIndex => Level::Row,
+            Expr::ColumnIndex => Level::Column,
+            Expr::Load(buffer, at) => match at {
+                At::Element | At::Transposed | At::Sample(_) => Level::Element,
+                At::Column if writes.contains(&buffer) => Level::Element,
+                At::Column => Level::Column,
+                At::Row | At::RowSample(_) => Level::Row,
+                At::Scalar if writes.contains(&buffer) => Level::Row,
+                At::Scalar => Level::Kernel,
+            },
+            _ => Level::Kernel,
+        };
+        let operands = plan::operands(*expr).into_iter().flatten().map(|operand| levels[operand.index()]);
+        levels.push(operands.fold(level, Level::join));
+    }
+    levels
+}
+
+/// Where the pieces of a kernel's memory are while a block runs.
+pub(super) struct Scope<'a> {
+    pub(super) level: Level,
+    /// Whether the panel's masks are in force.
+    pub(super) partial: bool,
+    /// Addresses of buffers, by what they lead to.
+    pub(super) leads: HashMap<(Handle<Buffer>, At), Base>,
+    /// The row's values, and the place of each among them.
+    pub(super) rows: Option<(Base, &'a [Handle<Expr>])>,
+    /// The panel's values, and the place of each among them.
+    pub(super) columns: Option<(i32, &'a [Handle<Expr>])>,
+    /// The row's accumulators.
+    pub(super) sums: Option<Base>,
+    /// Elements that were gathered into the frame.
+    pub(super) gathered: HashMap<(Handle<Buffer>, At), i32>,
+    /// Buffers that the stage stores to.
+    pub(super) stored: Vec<Handle<Buffer>>,
+}
+
+/// The mask of a vector of the panel, where masks are in force.
+pub(super) fn mask(vector: usize, partial: bool) -> Mask {
+    Mask(if partial { u8::try_from(vector).expect("panels have two vectors") + 1 } else { 0 })
+}
+
+/// Values of expressions in a block: by expression and vector of the panel.
+pub(super) type Known = HashMap<(Handle<Expr>, usize), Source>;
+
+impl Emitter<'_> {
+    /// The value of an expression for a vector of the panel, as an operand of a step in this scope.
+    pub(super) fn value(
+        &mut self,
+        block: &mut Block,
+        scope: &Scope<'_>,
+        known: &mut Known,
+        handle: Handle<Expr>,
+        vector: usize,
+    ) -> Source {
+        match self.kernel.exprs[handle] {
+            Expr::ConstF32(bits) => return Source::Memory(self.asm.word(bits)),
+            Expr::ConstI32(value) => return Source::Memory(self.asm.word(value.cast_unsigned())),
+            _ => {}
+        }
+        let place = |handles: &[Handle<Expr>]| {
+            handles.iter().position(|&other| other == handle).expect("what inner levels use is kept")
+        };
+        match self.levels[handle.index()] {
+            level if level == scope.level => {}
+            Level::Kernel => return Source::Memory(Memory::frame(self.kept[&handle]).splat()),
+            Level::Row => {
+                let (base, handles) = scope.rows.expect("rows come before elements");
+                let offset = offset_of(4 * place(handles));
+                return Source::Memory(Memory { base, offset, splat: true });
+            }
+            Level::Column => {
+                let (room, handles) = scope.columns.expect("columns come before elements");
+                let at = (place(handles) * self.tiles + vector) * VECTOR;
+                return Source::Memory(Memory::frame(room).ahead(at));
+            }
+            Level::Element => unreachable!("no outer level uses elements"),
+        }
+        if let Some(&source) = known.get(&(handle, vector)) {
+            return source;
+        }
+        let source = self.compute(block, scope, known, handle, vector);
+        known.insert((handle, vector), source);
+        source
+    }
+
+    fn compute(
+        &mut self,
+        block: &mut Block,
+        scope: &Scope<'_>,
+        known: &mut Known,
+        handle: Handle<Expr>,
+        vector: usize,
+    ) -> Source {
+        match self.kernel.exprs[handle] {
+            Expr::ConstF32(_) | Expr::ConstI32(_) => unreachable!("constants have no level of their own"),
+            Expr::Accumulator => {
+                let base = scope.sums.expect("accumulators are used behind a contraction only");
+                Source::Memory(Memory { base, offset: offset_of(vector * VECTOR), splat: false })
+            }
+            Expr::RowIndex => block.splat_register(Register::R12D),
+            Expr::ColumnIndex => {
+                let first = block.load(Op::Splat, Memory::frame(self.slots.panel), super::asm::ALL);
+                let lanes = std::array::from_fn(|lane| {
+                    u32::try_from(vector * LANES + lane).expect("panels are narrow")
+                });
+                let lanes = self.asm.lanes(lanes);
+                block.binary(Op::IAdd, first, Source::Memory(lanes))
+            }
+            Expr::Load(buffer, at) => self.load(block, scope, buffer, at, vector),
+            Expr::Unary(op, a) => {
+                let a = self.value(block, scope, known, a, vector);
+                unary(block, op, a)
+            }
+            Expr::Binary(op, a, b) => {
+                let a = self.value(block, scope, known, a, vector);
+                let b = self.value(block, scope, known, b, vector);
+                binary(block, op, a, b)
+            }
+            Expr::Select(mask, a, b) => self.select(block, scope, known, [mask, a, b], vector),
+        }
+    }
+
+    fn select(
+        &mut self,
+        block: &mut Block,
+        scope: &Scope<'_>,
+        known: &mut Known,
+        [mask, a, b]: [Handle<Expr>; 3],
+        vector: usize,
+    ) -> Source {
+        let (a, b) = (
+            self.value(block, scope, known, a, vector),
+            self.value(block, scope, known, b, vector),
+        );
+        let here = self.levels[mask.index()] == scope.level && !known.contains_key(&(mask, vector));
+        if let (true, Expr::Binary(op, x, y)) = (here, self.kernel.exprs[mask])
+            && let Some(condition) = condition(op)
+        {
+            let x = self.value(block, scope, known, x, vector);
+            let y = self.value(block, scope, known, y, vector);
+            return block.choose_by(condition, [x, y, a, b]);
+        }
+        let mask = self.value(block, scope, known, mask, vector);
+        block.choose([mask, a, b])
+    }
+
+    fn load(
+        &mut self,
+        block: &mut Block,
+        scope: &Scope<'_>,
+        handle: Handle<Buffer>,
+        at: At,
+        vector: usize,
+    ) -> Source {
+        let buffer = self.buffer(handle);
+        if let Some(&room) = scope.gathered.get(&(handle, at)) {
+            return Source::Memory(Memory::frame(room).ahead(vector * VECTOR));
+        }
+        let base = scope.leads[&(handle, at)];
+        let pitch = column_pitch(buffer, at);
+        let from = Memory { base, offset: offset_of(vector * LANES * pitch), splat: false };
+        if pitch == 0 {
+            return match buffer.dtype {
+                DType::I32 | DType::F32 => block.load(Op::Splat, from, super::asm::ALL),
+                narrow => block.load_one(narrow, from),
+            };
+        }
+        let op = match buffer.dtype {
+            DType::U8 => Op::LoadU8,
+            DType::I8 => Op::LoadI8,
+            DType::I16 => Op::LoadI16,
+            DType::I32 | DType::F32 if !scope.partial && !scope.stored.contains(&handle) => {
+                return Source::Memory(from);
+            }
+            DType::I32 | DType::F32 => Op::Move,
+        };
+        block.load(op, from, mask(vector, scope.partial))
+    }
+
+    /// A store of a vector of neighbouring elements.
+    pub(super) fn store(
+        &mut self,
+        block: &mut Block,
+        scope: &Scope<'_>,
+        store: &Store,
+        value: Source,
+        vector: usize,
+    ) {
+        let buffer = self.buffer(store.buffer);
+        let base = scope.leads[&(store.buffer, store.at)];
+        let offset = offset_of(vector * LANES * buffer.dtype.bytes());
+        let to = Memory { base, offset, splat: false };
+        let op = match buffer.dtype {
+            DType::U8 | DType::I8 => Op::Store8,
+            DType::I16 => Op::Store16,
+            DType::I32 | DType::F32 => Op::Store32,
+        };
+        let mask = mask(vector, scope.partial);
+        let zeros = scope.partial
+            && crate::layout::is_padded_here(buffer)
+            && matches!(store.at, At::Element)
+            && padded(buffer, store.at);
+        if zeros {
+            let value = block.keep(value, mask);
+            return block.store(op, to, value, super::asm::ALL);
+        }
+        block.store(op, to, value, mask);
+    }
+}
+
+fn condition(op: Binary) -> Option<Condition> {
+    match op {
+        Binary::FLt => Some(Condition::FLess),
+        Binary::ILt => Some(Condition::ILess),
+        Binary::IEq => Some(Condition::IEqual),
+        _ => None,
+    }
+}
+
+fn unary(block: &mut Block, op: Unary, a: Source) -> Source {
+    match op {
+        Unary::Sqrt => block.unary(Op::Sqrt, a),
+        Unary::ToF32 => block.unary(Op::ToF32, a),
+        Unary::Round => block.unary(Op::Round, a),
+        Unary::ToBits | Unary::FromBits => a,
+        Unary::Shl(by) => block.unary_by(Op::Shl, a, by),
+        Unary::Shr(by) => block.unary_by(Op::Shr, a, by),
+        Unary::Sar(by) => block.unary_by(Op::Sar, a, by),
+        Unary::Rem(by) => block.remainder(a, by),
+    }
+}
+
+fn binary(block: &mut Block, op: Binary, a: Source, b: Source) -> Source {
+    if let Some(condition) = condition(op) {
+        return block.compare(condition, a, b);
+    }
+    let (op, either) = match op {
+        Binary::FAdd => (Op::FAdd, true),
+        Binary::FMul => (Op::FMul, true),
+        Binary::IAdd => (Op::IAdd, true),
+        Binary::IMul => (Op::IMul, true),
+        Binary::IMin => (Op::IMin, true),
+        Binary::IMax => (Op::IMax, true),
+        Binary::And => (Op::And, true),
+        Binary::Xor => (Op::Xor, true),
+        Binary::FSub => (Op::FSub, false),
+        Binary::FDiv => (Op::FDiv, false),
+        Binary::ISub => (Op::ISub, false),
+        // The instruction gives its second operand where they are equal; the definition gives the first.
+        Binary::FMax => return block.binary(Op::FMax, b, a),
+        Binary::FMin => return block.binary(Op::FMin, b, a),
+        Binary::FLt | Binary::ILt | Binary::IEq => unreachable!("conditions are dealt with above"),
+    };
+    // The second operand may lie in memory.
+    match (a, b) {
+        (Source::Memory(_), Source::Value(_)) if either => block.binary(op, b, a),
+        _ => block.binary(op, a, b),
+    }
+}
