@@ -142,20 +142,22 @@ impl Machine {
         self.program.schedules.iter().any(|schedule| schedule.purpose == purpose)
     }
 
-    /// Runs the schedule for `purpose`; nothing where there is none. Allocates nothing.
+    /// Runs the schedule for `purpose`; nothing where there is none. Tells `after` each kernel that has run, by its
+    /// position in [`Artifact::kernels`]. Allocates nothing.
     ///
     /// # Panics
     /// If the batch is not as the schedule needs it; the session has checked that.
-    pub(crate) fn run(&mut self, purpose: Purpose, mut batch: Batch<'_>) {
+    pub(crate) fn run(&mut self, purpose: Purpose, mut batch: Batch<'_>, after: &mut dyn FnMut(usize)) {
         self.check(purpose, &batch);
         self.bind(&mut batch);
         let schedule = self.program.schedules.iter().find(|schedule| schedule.purpose == purpose);
-        for &kernel in schedule.map_or(&[][..], |schedule| &schedule.kernels) {
-            let (entry, kernel) = (self.kernels[kernel], &self.program.kernels[kernel]);
+        for &number in schedule.map_or(&[][..], |schedule| &schedule.kernels) {
+            let (entry, kernel) = (self.kernels[number], &self.program.kernels[number]);
             let rows = kernel.rows.size(batch.samples).expect("validated for the largest batch");
             let parts = if kernel.parallel { self.pool.threads() } else { 1 };
             let table = &self.table;
             self.pool.run(parts, &|part| call(entry, table, batch.samples, share(rows, parts, part)));
+            after(number);
         }
         self.external.iter().for_each(|(buffer, _)| self.table.0[*buffer] = ptr::null_mut());
     }

@@ -167,7 +167,21 @@ impl Session {
     /// # Errors
     /// When samples or labels are not as the program needs them; then nothing has changed.
     pub fn train_step(&mut self, inputs: Samples<'_>, labels: &[i32]) -> Result<StepReport<'_>, StepError> {
-        self.train(Purpose::Train, inputs, labels)
+        self.train(Purpose::Train, inputs, labels, &mut |_| {})
+    }
+
+    /// As [`Session::train_step`], and tells `after` each kernel that has run, by its position in
+    /// [`Artifact::kernels`]: for whoever wants to know where the time goes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn observe_train_step(
+        &mut self,
+        inputs: Samples<'_>,
+        labels: &[i32],
+        after: &mut dyn FnMut(usize),
+    ) -> Result<StepReport<'_>, StepError> {
+        self.train(Purpose::Train, inputs, labels, after)
     }
 
     /// Trains one layer alone, counting trained layers from 0; otherwise as [`Session::train_step`].
@@ -184,7 +198,7 @@ impl Session {
         if !self.machine.has(purpose) {
             return Err(StepError::Layer { layer });
         }
-        self.train(purpose, inputs, labels)
+        self.train(purpose, inputs, labels, &mut |_| {})
     }
 
     /// Finds the ranges of all quantizers on `labels.len()` samples, anew where they had some. Trains nothing.
@@ -202,6 +216,7 @@ impl Session {
         purpose: Purpose,
         inputs: Samples<'_>,
         labels: &[i32],
+        after: &mut dyn FnMut(usize),
     ) -> Result<StepReport<'_>, StepError> {
         self.check_training(inputs, labels)?;
         let samples = labels.len();
@@ -212,7 +227,7 @@ impl Session {
         // A layer that is trained alone looks at no other.
         let lambda = if purpose == Purpose::Train { lambda } else { 0.0 };
         self.set_controls(learning_rate / samples as f32, lambda);
-        self.machine.run(purpose, Batch { samples, inputs, labels, scores: &mut [] });
+        self.machine.run(purpose, Batch { samples, inputs, labels, scores: &mut [] }, after);
         self.progress.step += 1;
         for (layer, loss) in self.losses.iter_mut().enumerate() {
             *loss = self.machine.loss(layer) / samples as f32;
@@ -224,7 +239,7 @@ impl Session {
         // Rate 0: nothing moves.
         self.set_controls(0.0, 0.0);
         let batch = Batch { samples: labels.len(), inputs, labels, scores: &mut [] };
-        self.machine.run(Purpose::Calibrate, batch);
+        self.machine.run(Purpose::Calibrate, batch, &mut |_| {});
         self.progress.calibrated = true;
     }
 
@@ -280,7 +295,7 @@ impl Session {
         for scores in scores.chunks_mut(infer_batch * classes) {
             let samples = scores.len() / classes;
             let inputs = inputs.slice(start..start + samples * features);
-            self.machine.run(Purpose::Infer, Batch { samples, inputs, labels: &[], scores });
+            self.machine.run(Purpose::Infer, Batch { samples, inputs, labels: &[], scores }, &mut |_| {});
             start += samples * features;
         }
         Ok(())

@@ -18,6 +18,7 @@ import worker
 
 BLOCKS_BETWEEN_TESTS = 2
 
+
 def scores(layers, images):
     x = (images.astype(jnp.float32) / 255 - mnist.MEAN) / mnist.DEVIATION
     for weights, bias in layers[:-1]:
@@ -112,7 +113,9 @@ def main():
     def training_rate(batch, seconds):
         return worker.training_rate(new_trainer().train, train, batch, seconds)
 
-    def time_to_accuracy(batch, target, seed, learning_rate, momentum, decay_epochs, most_epochs, most_seconds=math.inf):
+    def time_to_accuracy(
+        batch, target, seed, learning_rate, momentum, decay_epochs, most_epochs, most_seconds=math.inf
+    ):
         decay_steps = decay_epochs and decay_epochs * len(train.labels) // batch
         new = functools.partial(new_trainer, seed, learning_rate, momentum, decay_steps)
         return time_to(new, train, test, batch, target, seed, decay_epochs or most_epochs, most_seconds)

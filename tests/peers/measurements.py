@@ -26,7 +26,7 @@ HOPELESS = 1.5
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How thoroughly: rounds, seconds per measurement, images of each split, and the search for the time to accuracy."""
+    """How thoroughly: rounds, seconds per measurement, images of each split, and the search for the best time."""
 
     repeats: int
     seconds: float
@@ -59,16 +59,15 @@ def rates(setting, plan, title, contestants, threads, batch):
     with contextlib.ExitStack() as stack:
         started = {one.name: stack.enter_context(setting.start(one, threads)) for one in contestants}
         measures = {
-            name: functools.partial(contestant.training_rate, batch, plan.seconds) for name, contestant in started.items()
+            name: functools.partial(contestant.training_rate, batch, plan.seconds)
+            for name, contestant in started.items()
         }
         return interleave(title, measures, [{}] * plan.repeats)
 
 
 def training(setting, plan, contestants, threads):
     """Images per second at batch 128, for each number of threads."""
-    return {
-        count: rates(setting, plan, f"training, threads {count}", contestants, count, BATCH) for count in threads
-    }
+    return {count: rates(setting, plan, f"training, threads {count}", contestants, count, BATCH) for count in threads}
 
 
 def small_batches(setting, plan, contestants, threads):
@@ -86,8 +85,8 @@ def inference(setting, plan, contestants, threads):
     """Images per second of an exported network, one thread: onnxruntime in FP32 and `ffc eval` in INT8."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         model = pathlib.Path(folder) / "trained.onnx"
-        train = [setting.ffc, "train", setting.model, "--data", setting.data, "--epochs", 1, "--limit-train", 100 * BATCH]
-        json_lines(pinned(1, [*train, "-o", model, "--json"]))
+        given = [setting.model, "--data", setting.data, "--limit-train", 100 * BATCH, "--epochs", 1]
+        json_lines(pinned(1, [setting.ffc, "train", *given, "-o", model, "--json"]))
         ffc = [setting.ffc, "eval", model, "--data", setting.data, "--batch-size", BATCH, "--json"]
         measures = {"ffc-eval": lambda: json_lines(pinned(1, ffc))[-1].get("images_per_second")}
         if any(one.name == "onnxruntime" for one in contestants):
@@ -100,7 +99,7 @@ def inference(setting, plan, contestants, threads):
 def accuracy(setting, plan, contestants, threads):
     """Seconds of training, one thread, until the target is reached: one value per seed, None where it never is.
 
-    jax: every setting is tried with the first seed, and the fastest of them with all. `ffc`: courses of several lengths.
+    jax: every setting is tried with the first seed, the fastest of them with all. `ffc`: courses of several lengths.
     """
     measures = {}
     with contextlib.ExitStack() as stack:

@@ -26,7 +26,9 @@ class Split:
 def load(folder, limit):
     """Training and test split, each of at most `limit` images."""
     return [
-        Split(read(folder, f"{name}-images-idx3-ubyte", limit), read(folder, f"{name}-labels-idx1-ubyte", limit).ravel())
+        Split(
+            read(folder, f"{name}-images-idx3-ubyte", limit), read(folder, f"{name}-labels-idx1-ubyte", limit).ravel()
+        )
         for name in ("train", "t10k")
     ]
 
@@ -48,7 +50,9 @@ def opened(folder, name):
         return open(folder / name, "rb")
     if (folder / f"{name}.gz").exists():
         return gzip.open(folder / f"{name}.gz")
-    raise SystemExit(f"error: no {name} or {name}.gz in {folder}\nhelp: --data takes the folder of MNIST's four IDX files")
+    raise SystemExit(
+        f"error: no {name} or {name}.gz in {folder}\nhelp: --data takes the folder of MNIST's four IDX files"
+    )
 
 
 def blocks(split, batch, steps, seed):

@@ -1,12 +1,12 @@
 """The measurements as markdown: a table per section, and the project's bars with what was measured beside each.
 
-What was measured is `measured[section][column][row]`, a list of values. Only medians are compared, and only with those of
-the same column, taken by turns in the same run.
+What was measured is `measured[section][column][row]`, a list of values. Only medians are compared, and in a table only
+those of the same column, which were taken by turns.
 """
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 from measurements import BATCH, PROJECTION, SMALL_BATCHES
 
@@ -55,53 +55,55 @@ def shown(value, form):
     return NOT_MEASURED if value is None else form.format(value)
 
 
-def rate_rows(results, section, column, mine, per_row=()):
-    """Median, range and how much faster `mine` is, for each row of a column."""
+def rates(results, section, column_name, mine):
+    """A table of medians and ranges, and how much faster `mine` is than each."""
+    header = [column_name, "contestant", "images/s", "lowest - highest", f"{mine} is faster by"]
+    return table(
+        header, [row for column in results.columns(section) for row in rate_rows(results, section, column, mine)]
+    )
+
+
+def rate_rows(results, section, column, mine):
     reference = results.median(section, column, mine)
     for row, values in results.columns(section)[column].items():
         middle = results.median(section, column, row)
         spread = f"{min(values):,.0f} - {max(values):,.0f}" if middle is not None else ""
-        yield [column, row, shown(middle, "{:,.0f}"), spread, shown(ratio(reference, middle), "{:.2f}")]
+        yield [column, row, shown(middle, "{:,.0f}"), spread, shown(ratio(reference, middle), "{:.2f} x")]
 
 
 def training(results, facts):
-    header = ["threads", "contestant", "images/s", "lowest - highest", "ffc-projection is faster by"]
-    rows = [row for threads in results.columns("training") for row in rate_rows(results, "training", threads, PROJECTION.name)]
     text = "SGD without momentum for the peers, `ffc` with its recipes' defaults. Batch 128."
-    return ["## Training, images/s", "", text, "", *table(header, rows)]
+    return ["## Training, images/s", "", text, "", *rates(results, "training", "threads", PROJECTION.name)]
 
 
 def small_batches(results, facts):
-    header = ["batch", "contestant", "images/s", "lowest - highest", "ffc-projection is faster by"]
-    section = "small-batches"
-    rows = [row for batch in results.columns(section) for row in rate_rows(results, section, batch, PROJECTION.name)]
     text = "One thread, no momentum. At batch 1, images/s are steps/s."
-    return ["## Training at small batches, images/s", "", text, "", *table(header, rows)]
+    lines = rates(results, "small-batches", "batch", PROJECTION.name)
+    return ["## Training at small batches, images/s", "", text, "", *lines]
 
 
 def inference(results, facts):
-    header = ["batch", "contestant", "images/s", "lowest - highest", "ffc-eval is faster by"]
-    rows = [row for batch in results.columns("inference") for row in rate_rows(results, "inference", batch, "ffc-eval")]
     text = "One thread. A file that `ffc train -o` wrote: FP32 in onnxruntime, INT8 in `ffc eval`."
     if results.median("inference", BATCH, "ffc-eval") is None:
         text += " `ffc-eval` is not measured: `ffc eval --json` gives no `images_per_second`."
-    return ["## Inference, images/s", "", text, "", *table(header, rows)]
+    return ["## Inference, images/s", "", text, "", *rates(results, "inference", "batch", "ffc-eval")]
 
 
 def accuracy(results, facts):
-    plan = facts.plan
+    plan, found = facts.plan, results.columns("accuracy").get(1, {})
     header = ["contestant", *(f"seed {seed}" for seed in plan.seeds), "median"]
-    found = results.columns("accuracy").get(1, {})
-    cells = lambda values: ["not reached" if value is None else f"{value:.2f}" for value in values]
-    rows = [[row, *cells(values), *cells([median(values)])] for row, values in found.items()]
+    rows = [[row, *map(seconds, values), seconds(median(values))] for row, values in found.items()]
     text = (
-        f"One thread, random weights; training alone. jax is tested every 100 steps, `ffc` after each epoch. Of "
-        f"{len(plan.jax_settings)} settings of jax, tried with seed {plan.seeds[0]}, the fastest are shown; one that has "
-        f"not arrived after {plan.jax_epochs} epochs is given up."
+        "One thread, random weights; training alone. jax is tested every 100 steps, `ffc` after each epoch. "
+        f"{len(plan.jax_settings)} settings of jax were tried with seed {plan.seeds[0]}; the fastest are shown."
     )
     if not any(row.startswith("jax") for row in found):
-        text += " None of jax was measured, or none arrived."
+        text += " None of them was measured, or none arrived."
     return [f"## Seconds to {100 * plan.target:g} % of the test images", "", text, "", *table(header, rows)]
+
+
+def seconds(value):
+    return "not reached" if value is None else f"{value:.2f}"
 
 
 def memory(results, facts):
@@ -110,7 +112,10 @@ def memory(results, facts):
         [row, f"{values[0] / MIB:.1f}", f"{(values[0] - facts.data_bytes) / MIB:.1f}"]
         for row, values in results.columns("memory").get(BATCH, {}).items()
     ]
-    text = f"Largest resident set of the process, training at batch 128 on one thread; the data are {facts.data_bytes:,} bytes."
+    text = (
+        "Largest resident set of a process that trains at batch 128 on one thread. "
+        f"The data, as bytes, are {facts.data_bytes:,} of it."
+    )
     return ["## Peak memory", "", text, "", *table(header, rows)]
 
 
@@ -150,7 +155,9 @@ def beyond_data(results, facts):
 
 def single_steps(results, facts):
     batch = min(SMALL_BATCHES)
-    return ratio(results.median("small-batches", batch, PROJECTION.name), results.fastest("small-batches", batch, "jax"))
+    return ratio(
+        results.median("small-batches", batch, PROJECTION.name), results.fastest("small-batches", batch, "jax")
+    )
 
 
 def inference_ratio(results, facts):

@@ -18,7 +18,7 @@ import sys
 
 import environments
 import report
-from contestants import INFERENCE, PEERS, RECIPES, Setting
+from contestants import INFERENCE, PEERS, RECIPES, Setting, pinned
 from measurements import SECTIONS, Plan, jax_settings
 
 TRAIN_IMAGES, TEST_IMAGES = 60_000, 10_000
@@ -63,13 +63,18 @@ def arguments():
 
 def require(args):
     """Says what is missing before anything is installed or measured."""
-    helps = {args.ffc: "cargo build --release --bin ffc", args.model: "--model", args.data: "--data"}
+    helps = {
+        args.ffc: "build it with `cargo build --release --bin ffc`, or name another with --ffc",
+        args.model: "--model takes the 784-1000-1000-10 network as ONNX",
+        args.data: "--data takes the folder of MNIST's four IDX files",
+    }
     for path, hint in helps.items():
         if not path.exists():
             raise SystemExit(f"error: there is no {path}\nhelp: {hint}")
     for program in ("taskset", "git"):
         if shutil.which(program) is None:
             raise SystemExit(f"error: there is no `{program}`\nhelp: install it (taskset is part of util-linux)")
+    pinned(max(args.threads), [])
 
 
 def chosen(args):
@@ -103,9 +108,10 @@ def cpu():
 def facts(args, plan, contestants):
     names = sorted({one.environment for one in contestants if one in PEERS} | {INFERENCE.environment})
     commit = output_of("git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "--short", "HEAD")
+    versions = [output_of(args.ffc.resolve(), "--version"), *environments.versions(names)]
     lines = [
         f"Written by `{command_line(args)}`",
-        f"on {datetime.date.today()}, commit {commit}, {output_of(args.ffc, '--version')}, {', '.join(environments.versions(names))}.",
+        f"on {datetime.date.today()}, commit {commit}, {', '.join(versions)}.",
         f"{cpu()}, {os.cpu_count()} cores, load average at the start {os.getloadavg()[0]:.1f}.",
         f"784-1000-1000-10 on MNIST; medians of {plan.repeats} rounds in which contestants take turns.",
     ]

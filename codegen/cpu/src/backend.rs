@@ -32,9 +32,17 @@ impl CpuBackend {
     /// Cranelift's IR of all kernels as text, before its optimizations.
     ///
     /// # Errors
-    /// When the target cannot express a kernel.
+    /// When the target cannot express a kernel, or its kernels are not Cranelift's work.
     pub fn clif(&self, program: &Program) -> Result<String, CodegenError> {
-        self.text(program, |function| Ok(function.display().to_string()))
+        if self.wide.is_some() {
+            let reason = format!(
+                "target `{}` has AVX-512, for which kernels are written without Cranelift: `--emit asm` shows them, \
+                 and `--target x86_64-v3` goes through Cranelift",
+                self.target.name
+            );
+            return Err(CodegenError { kernel: None, reason });
+        }
+        text(program, |kernel| Ok(self.function(program, kernel)?.display().to_string()))
     }
 
     /// The assembly of all kernels as text.
@@ -42,27 +50,16 @@ impl CpuBackend {
     /// # Errors
     /// When the target cannot express a kernel.
     pub fn asm(&self, program: &Program) -> Result<String, CodegenError> {
-        self.text(program, |function| blob::disassemble(&self.machine, function))
-    }
-
-    fn text(
-        &self,
-        program: &Program,
-        print: impl Fn(Function) -> Result<String, String>,
-    ) -> Result<String, CodegenError> {
-        let mut text = String::new();
-        for kernel in program.kernels.values() {
-            let body =
-                self.function(program, kernel).and_then(&print).map_err(|reason| at(kernel, reason))?;
-            text += &format!("; {}\n{}\n", kernel.name, body.trim_end());
-        }
-        Ok(text)
+        text(program, |kernel| match self.wide {
+            Some(products) => Ok(wide::function(products, program, kernel)?.disassemble()),
+            None => blob::disassemble(&self.machine, self.function(program, kernel)?),
+        })
     }
 
     /// Appends a kernel's code; where it starts.
     fn code(&self, program: &Program, kernel: &Kernel, blob: &mut Blob) -> Result<usize, String> {
         match self.wide {
-            Some(products) => Ok(blob.append_bytes(&wide::function(products, program, kernel)?)),
+            Some(products) => Ok(blob.append_bytes(&wide::function(products, program, kernel)?.bytes)),
             None => blob.append(&self.machine, self.function(program, kernel)?),
         }
     }
@@ -86,6 +83,18 @@ impl Backend for CpuBackend {
         artifact.code = blob.code;
         Ok(artifact)
     }
+}
+
+fn text(
+    program: &Program,
+    print: impl Fn(&Kernel) -> Result<String, String>,
+) -> Result<String, CodegenError> {
+    let mut text = String::new();
+    for kernel in program.kernels.values() {
+        let body = print(kernel).map_err(|reason| at(kernel, reason))?;
+        text += &format!("; {}\n{}\n", kernel.name, body.trim_end());
+    }
+    Ok(text)
 }
 
 fn at(kernel: &Kernel, reason: String) -> CodegenError {

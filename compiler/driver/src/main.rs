@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use ffc::commands::{self, compile, devices, eval, export, inspect, opt, say, train, verify};
+use ffc::commands::{self, bench, compile, devices, eval, export, inspect, opt, say, train, verify};
 
 /// Compiles ONNX networks for on-device INT8 Forward-Forward training
 #[derive(Parser)]
@@ -31,6 +31,8 @@ enum Command {
     Export(export::Export),
     /// Compare machine code with the interpreter
     Verify(verify::Verify),
+    /// Measure training and inference, kernel by kernel
+    Bench(bench::Bench),
     /// Run passes on the text form of the IR
     Opt(opt::Opt),
     /// List devices
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Opt(args) => opt::run(args),
         Command::Devices => devices::devices(),
         Command::Targets => devices::targets(),

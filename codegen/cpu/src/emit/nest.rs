@@ -21,9 +21,9 @@ use ffc_ir::types::DType;
 
 use super::Emitter;
 use super::expr::{Block, Point, Row, Valid, Values};
+use super::reduce::Partial;
 use crate::layout::row_bytes;
 use crate::plan::{self, Plan};
-use super::reduce::Partial;
 
 /// Rows in a chunk: a multiple of every tile's rows, few enough that what a chunk stores stays in a core's cache.
 const CHUNK: usize = 48;

@@ -10,10 +10,12 @@ use std::collections::HashMap;
 
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
-    AsmRegister64, CodeAssembler, CodeLabel, byte_ptr, cl, cx, dword_ptr, eax, ecx, qword_ptr, r12, r13, r14, r15,
-    rax, rbp, rbx, rcx, rsp, word_ptr,
+    AsmRegister64, CodeAssembler, CodeLabel, byte_ptr, cl, cx, dword_ptr, eax, ecx, qword_ptr, r12, r13, r14,
+    r15, rax, rbp, rbx, rcx, rsp, word_ptr,
 };
-use iced_x86::{Code, IcedError, Instruction, MemoryOperand, Register};
+use iced_x86::{BlockEncoderOptions, Code as Opcode, IcedError, Instruction, MemoryOperand, Register};
+
+use super::Code;
 
 /// Bytes of a vector.
 pub(super) const VECTOR: usize = 64;
@@ -40,10 +42,10 @@ macro_rules! ops {
         }
 
         impl Op {
-            fn code(self, width: Width) -> Code {
+            fn code(self, width: Width) -> Opcode {
                 match (self, width) {
-                    $((Self::$op, Width::Narrow) => Code::$narrow,
-                    (Self::$op, Width::Wide) => Code::$wide,)*
+                    $((Self::$op, Width::Narrow) => Opcode::$narrow,
+                    (Self::$op, Width::Wide) => Opcode::$wide,)*
                 }
             }
         }
@@ -272,12 +274,7 @@ impl Asm {
             }
         };
         let segment = Register::None;
-        MemoryOperand::with_base_displ_bcst_seg(
-            base.into(),
-            i64::from(memory.offset),
-            memory.splat,
-            segment,
-        )
+        MemoryOperand::with_base_displ_bcst_seg(base.into(), i64::from(memory.offset), memory.splat, segment)
     }
 
     fn register(width: Width, vector: Vector) -> Register {
@@ -356,9 +353,7 @@ impl Asm {
     pub(super) fn compare(&mut self, width: Width, op: Op, a: Vector, b: Operand, predicate: Option<u32>) {
         let (code, to, a) = (op.code(width), COMPARED.register(), Self::register(width, a));
         let instruction = match (b, predicate) {
-            (Operand::Vector(b), Some(by)) => {
-                Instruction::with4(code, to, a, Self::register(width, b), by)
-            }
+            (Operand::Vector(b), Some(by)) => Instruction::with4(code, to, a, Self::register(width, b), by),
             (Operand::Vector(b), None) => Instruction::with3(code, to, a, Self::register(width, b)),
             (Operand::Memory(b), Some(by)) => {
                 let b = self.operand(b);
@@ -386,8 +381,7 @@ impl Asm {
 
     /// A general register in all lanes.
     pub(super) fn splat_register(&mut self, width: Width, to: Vector, from: Register) {
-        let instruction =
-            Instruction::with2(Op::SplatRegister.code(width), Self::register(width, to), from);
+        let instruction = Instruction::with2(Op::SplatRegister.code(width), Self::register(width, to), from);
         self.add(encoded(instruction), ALL, false);
     }
 
@@ -432,7 +426,7 @@ impl Asm {
     /// The first lane into `ecx`.
     fn first_lane(&mut self, value: Vector) {
         let value = Self::register(Width::Narrow, value);
-        let instruction = Instruction::with2(Code::EVEX_Vmovd_rm32_xmm, Register::ECX, value);
+        let instruction = Instruction::with2(Opcode::EVEX_Vmovd_rm32_xmm, Register::ECX, value);
         self.add(encoded(instruction), ALL, false);
     }
 
@@ -480,7 +474,7 @@ impl Asm {
     }
 
     /// Ends the function: what its body needs is known now.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Code {
         self.leave();
         let (mut setup, mut table) = (self.setup, self.table);
         encoded(self.code.set_label(&mut setup));
@@ -493,7 +487,10 @@ impl Asm {
         let mut bytes = constants;
         bytes.resize(padded, 0);
         encoded(self.code.db(&bytes));
-        encoded(self.code.assemble(0))
+        let result =
+            encoded(self.code.assemble_options(0, BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS));
+        let end = encoded(result.label_ip(&table));
+        Code { bytes: result.inner.code_buffer, end: usize::try_from(end).expect("functions are small") }
     }
 
     /// Saves registers and makes the frame. Every page of it is touched on the way down, so that a stack that ends is

@@ -158,7 +158,10 @@ impl Block {
 impl Step {
     fn sources(&self) -> Vec<Source> {
         match *self {
-            Self::Unary(_, _, a) | Self::UnaryBy(_, _, a, _) | Self::Remainder(_, a, _) | Self::Keep(_, a, _) => {
+            Self::Unary(_, _, a)
+            | Self::UnaryBy(_, _, a, _)
+            | Self::Remainder(_, a, _)
+            | Self::Keep(_, a, _) => {
                 vec![a]
             }
             Self::Binary(_, _, a, b) | Self::Compare(_, _, a, b) => vec![a, b],

@@ -29,6 +29,7 @@ mod values;
 
 use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{Kernel, Program};
+use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
 /// Instructions for sums of products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,32 @@ impl Products {
     }
 }
 
-/// The machine code of a kernel, which runs wherever it lies.
-pub(crate) fn function(products: Products, program: &Program, kernel: &Kernel) -> Result<Vec<u8>, String> {
+/// A function that runs wherever it lies.
+pub(crate) struct Code {
+    /// Instructions, then constants.
+    pub(crate) bytes: Vec<u8>,
+    /// Where the instructions end.
+    end: usize,
+}
+
+impl Code {
+    /// The instructions as text.
+    pub(crate) fn disassemble(&self) -> String {
+        let (mut text, mut formatter) = (String::new(), IntelFormatter::new());
+        for instruction in Decoder::with_ip(64, &self.bytes[..self.end], 0, DecoderOptions::NONE) {
+            text += &format!("{:6x}  ", instruction.ip());
+            formatter.format(&instruction, &mut text);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// The machine code of a kernel.
+///
+/// # Errors
+/// When the kernel asks for what no backend does, or its rows are too long for the distances in instructions.
+pub(crate) fn function(products: Products, program: &Program, kernel: &Kernel) -> Result<Code, String> {
     crate::check::check(program, kernel)?;
-    nest::Emitter::new(products, program, kernel)?.function()
+    Ok(nest::Emitter::new(products, program, kernel)?.function())
 }

@@ -6,16 +6,16 @@ use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{At, Buffer, Expr, Extent, Fold, Kernel, Over, Program, Stage, Store};
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
-    AsmRegister64, dword_ptr, eax, ecx, edx, k1, k2, k5, ptr, qword_ptr, r8, r9, r10, r12, r12d, rax, rbx, rcx, rdi, rdx,
-    rsi, rsp,
+    AsmRegister64, dword_ptr, eax, ecx, edx, k1, k2, k5, ptr, qword_ptr, r8, r9, r10, r12, r12d, rax, rbx,
+    rcx, rdi, rdx, rsi, rsp,
 };
 
-use super::Products;
 use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Width, offset_of, times, x86};
 use super::block::{Block, Source};
 use super::tile::Panel;
 use super::turn;
 use super::values::{self, Known, Level, Scope, mask};
+use super::{Code, Products};
 use crate::layout::{PADDING, column_pitch, row_bytes, vector_pitch};
 use crate::plan::{self, Plan};
 
@@ -145,7 +145,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// The function.
-    pub(super) fn function(mut self) -> Result<Vec<u8>, String> {
+    pub(super) fn function(mut self) -> Code {
         let kernel = self.kernel;
         let Slots { table, samples, end, columns, rows, chunk, chunk_end, .. } = self.slots;
         x86!(self.asm;
@@ -190,7 +190,7 @@ impl<'a> Emitter<'a> {
         if panel.is_some() {
             self.end_contraction();
         }
-        Ok(self.asm.finish())
+        self.asm.finish()
     }
 
     /// Room for the largest needs of all stages.
@@ -238,9 +238,8 @@ impl<'a> Emitter<'a> {
     /// Expressions of a level that a stage uses at an inner level, or stores or reduces.
     fn kept_at(&self, plan: &Plan<'_>, level: Level) -> Vec<Handle<Expr>> {
         let of = |handle: Handle<Expr>| self.levels[handle.index()];
-        let constant = |handle: Handle<Expr>| {
-            matches!(self.kernel.exprs[handle], Expr::ConstF32(_) | Expr::ConstI32(_))
-        };
+        let constant =
+            |handle: Handle<Expr>| matches!(self.kernel.exprs[handle], Expr::ConstF32(_) | Expr::ConstI32(_));
         let inner = plan.needed.iter().chain(&plan.gate).filter(|&&handle| of(handle) != level);
         let used = inner.flat_map(|&handle| plan::operands(self.kernel.exprs[handle]).into_iter().flatten());
         let mut kept: Vec<Handle<Expr>> = used
@@ -372,11 +371,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// The loop over the chunk's rows: `r12` is the row's number. The body may jump to the label to leave a row out.
-    fn rows(
-        &mut self,
-        leads: &Leads,
-        body: impl FnOnce(&mut Self, &mut iced_x86::code_asm::CodeLabel),
-    ) {
+    fn rows(&mut self, leads: &Leads, body: impl FnOnce(&mut Self, &mut iced_x86::code_asm::CodeLabel)) {
         let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
         let (mut again, mut next) = (self.asm.label(), self.asm.label());
         x86!(self.asm; mov(r12, qword_ptr(rsp + chunk)));
@@ -552,7 +547,13 @@ impl<'a> Emitter<'a> {
                 emitter.leave_out(when, &scope, next);
             }
             for &(handle, at) in &gathers {
-                emitter.gather(handle, at, scope.leads[&(handle, at)], scope.gathered[&(handle, at)], partial);
+                emitter.gather(
+                    handle,
+                    at,
+                    scope.leads[&(handle, at)],
+                    scope.gathered[&(handle, at)],
+                    partial,
+                );
             }
             let mut across = Vec::new();
             emitter.elements(plan, &scope, partials, &turning, scattered, &mut across);
@@ -620,13 +621,12 @@ impl<'a> Emitter<'a> {
         for vector in 0..self.tiles {
             // All loads of an element come before its stores.
             let roots: Vec<Handle<Expr>> = plan::roots(plan.stage).collect();
-            let values: Vec<Source> = roots
-                .iter()
-                .map(|&root| self.value(&mut block, scope, &mut known, root, vector))
-                .collect();
+            let values: Vec<Source> =
+                roots.iter().map(|&root| self.value(&mut block, scope, &mut known, root, vector)).collect();
             for (number, (store, &value)) in plan.stage.stores.iter().zip(&values).enumerate() {
                 if let Some(number) = turned.iter().position(|turned| turned == store) {
-                    let to = Memory { base: turning[number], offset: offset_of(vector * LANES), splat: false };
+                    let to =
+                        Memory { base: turning[number], offset: offset_of(vector * LANES), splat: false };
                     block.store(Op::Store8, to, value, ALL);
                 } else if self.is_neighbours(store) {
                     self.store(&mut block, scope, store, value, vector);
@@ -814,13 +814,12 @@ impl<'a> Emitter<'a> {
         x86!(self.asm; jae(whole); bzhi(rax, rax, rcx));
         self.asm.place(&mut whole);
         x86!(self.asm; kmovq(k5, rax));
-        for vector in 0..self.tiles {
+        for (vector, count) in counts.into_iter().enumerate().take(self.tiles) {
             let columns = turn::turn(&mut self.asm, rsi, vector * LANES, width);
             let mut end = self.asm.label();
             x86!(self.asm; lea(rax, ptr(rdi + offset_of(vector * LANES * pitch))));
             for (number, column) in columns.into_iter().enumerate() {
                 if partial {
-                    let count = counts[vector];
                     x86!(self.asm; cmp(qword_ptr(rsp + count), offset_of(number)); jbe(end));
                 }
                 turn::store(&mut self.asm, Memory::at(rax, 0).ahead(number * pitch), column, Mask(5));

@@ -18,13 +18,13 @@
 
 use ffc_ir::kernel::{Contraction, Extent, Side};
 use iced_x86::code_asm::{
-    AsmRegister64, AsmRegisterTmm, al, byte_ptr, ecx, edx, qword_ptr, ptr, r8, r9, r10, r11, r13, rax, rbx, rcx, rdi,
-    rdx, rsi, rsp, tmm0, tmm1, tmm2, tmm3, tmm4, tmm5, tmm6, tmm7, dword_ptr, eax, k3,
+    AsmRegister64, AsmRegisterTmm, al, byte_ptr, dword_ptr, eax, ecx, edx, k3, ptr, qword_ptr, r8, r9, r10,
+    r11, r13, rax, rbx, rcx, rdi, rdx, rsi, rsp, tmm0, tmm1, tmm2, tmm3, tmm4, tmm5, tmm6, tmm7,
 };
 
+use super::Products;
 use super::asm::{ALL, Asm, LANES, Mask, Memory, Op, Operand, VECTOR, Vector, Width, offset_of, times, x86};
 use super::nest::{CHUNK, Emitter};
-use super::Products;
 use crate::layout::row_bytes;
 
 /// Products along the depth in a packed block of a panel.
@@ -210,7 +210,14 @@ impl Emitter<'_> {
 
     /// Packs 64 steps of the depth of 16 columns: words `4 q + i` of column `4 l + j` go from lane `l` of register `j`
     /// to lane `l`, word `j` of register `i`.
-    fn pack_block(&mut self, contraction: &Contraction, panel: &Panel, pitch: usize, columns: usize, tail: bool) {
+    fn pack_block(
+        &mut self,
+        contraction: &Contraction,
+        panel: &Panel,
+        pitch: usize,
+        columns: usize,
+        tail: bool,
+    ) {
         if columns < LANES {
             self.copy_columns(panel, pitch, columns);
         }
@@ -264,7 +271,13 @@ impl Emitter<'_> {
         }
     }
 
-    fn multiply(&mut self, contraction: &Contraction, panel: &Panel, start: Start, from: Option<AsmRegister64>) {
+    fn multiply(
+        &mut self,
+        contraction: &Contraction,
+        panel: &Panel,
+        start: Start,
+        from: Option<AsmRegister64>,
+    ) {
         // rsi: the chunk's first row; rdi: its accumulators; rbx: rows left; r13: depth.
         self.pointer(rsi, contraction.lhs);
         let pitch = row_bytes(self.buffer(contraction.lhs));
@@ -300,7 +313,8 @@ impl Emitter<'_> {
         x86!(self.asm; cmp(rbx, 32); jb(rest));
         self.asm.place(&mut pairs);
         self.tile_group(panel, pitch, start, 2);
-        let (down, along) = (offset_of(2 * TILE_ROWS * pitch), offset_of(2 * TILE_ROWS * self.tiles * VECTOR));
+        let (down, along) =
+            (offset_of(2 * TILE_ROWS * pitch), offset_of(2 * TILE_ROWS * self.tiles * VECTOR));
         x86!(self.asm; add(rsi, down); add(rdi, along); sub(rbx, 32); cmp(rbx, 32); jae(pairs));
         self.asm.place(&mut rest);
         x86!(self.asm; test(rbx, rbx); jz(done); mov(ecx, 16); cmp(rbx, 16); jbe(low));
@@ -342,7 +356,9 @@ impl Emitter<'_> {
         for (row, column) in sums.clone() {
             match start {
                 Start::Fresh => x86!(self.asm; tilezero(SUMS[row][column])),
-                Start::Sums => x86!(self.asm; tileloadd(SUMS[row][column], ptr(rdi + r10 + place(row, column)))),
+                Start::Sums => {
+                    x86!(self.asm; tileloadd(SUMS[row][column], ptr(rdi + r10 + place(row, column))))
+                }
             }
         }
         x86!(self.asm; mov(r11, rsi); lea(rdx, ptr(rsp + packed)); mov(rcx, r13));
@@ -383,15 +399,25 @@ impl Emitter<'_> {
     }
 
     /// Some rows by the panel's vectors of columns.
-    fn vector_group(&mut self, contraction: &Contraction, panel: &Panel, pitch: usize, start: Start, rows: usize) {
+    fn vector_group(
+        &mut self,
+        contraction: &Contraction,
+        panel: &Panel,
+        pitch: usize,
+        start: Start,
+        rows: usize,
+    ) {
         let width = self.tiles;
         let sum = |row: usize, column: usize| vector(row * width + column);
-        let (columns, row_bytes) = ([24, 25], 26);
+        let row_bytes = vector(26);
+        let columns = |column: usize| vector(24 + column);
         let place = |row: usize, column: usize| Memory::at(rdi, (row * width + column) * VECTOR);
         for row in 0..rows {
             for column in 0..width {
                 match start {
-                    Start::Sums => self.asm.load(Width::Wide, Op::Move, sum(row, column), place(row, column), ALL),
+                    Start::Sums => {
+                        self.asm.load(Width::Wide, Op::Move, sum(row, column), place(row, column), ALL)
+                    }
                     Start::Fresh if shifted(contraction) => {
                         self.asm.load(Width::Wide, Op::Splat, sum(row, column), Memory::at(r9, 4 * row), ALL);
                     }
@@ -405,13 +431,14 @@ impl Emitter<'_> {
         self.asm.place(&mut again);
         for column in 0..width {
             let from = Memory::at(rdx, column * panel.pitch);
-            self.asm.load(Width::Wide, Op::Move, columns[column], from, ALL);
+            self.asm.load(Width::Wide, Op::Move, columns(column), from, ALL);
         }
         let left_unsigned = contraction.non_negative == Some(Side::Lhs);
         for row in 0..rows {
             self.asm.load(Width::Wide, Op::Splat, row_bytes, Memory::at(r11, row * pitch), ALL);
             for column in 0..width {
-                let (a, b) = if left_unsigned { (row_bytes, columns[column]) } else { (columns[column], row_bytes) };
+                let (a, b) =
+                    if left_unsigned { (row_bytes, columns(column)) } else { (columns(column), row_bytes) };
                 self.asm.binary(Width::Wide, Op::Dot, sum(row, column), a, Operand::Vector(b), ALL);
             }
         }
@@ -473,7 +500,9 @@ fn shifted(contraction: &Contraction) -> bool {
 /// Keeps of a packed group's four steps of the depth those below `rdx`, the depth that is left in the block.
 fn mask_group(asm: &mut Asm, group: Vector, number: usize) {
     let masks: Vec<u8> =
-        [0u64, 0x1111_1111_1111_1111, 0x3333_3333_3333_3333, 0x7777_7777_7777_7777, u64::MAX].map(u64::to_le_bytes).concat();
+        [0u64, 0x1111_1111_1111_1111, 0x3333_3333_3333_3333, 0x7777_7777_7777_7777, u64::MAX]
+            .map(u64::to_le_bytes)
+            .concat();
     let table = asm.bytes_once(&masks);
     let (mut low, mut high) = (asm.label(), asm.label());
     let first = i32::try_from(4 * number).expect("small");

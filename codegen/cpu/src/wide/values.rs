@@ -174,10 +174,7 @@ impl Emitter<'_> {
         [mask, a, b]: [Handle<Expr>; 3],
         vector: usize,
     ) -> Source {
-        let (a, b) = (
-            self.value(block, scope, known, a, vector),
-            self.value(block, scope, known, b, vector),
-        );
+        let (a, b) = (self.value(block, scope, known, a, vector), self.value(block, scope, known, b, vector));
         let here = self.levels[mask.index()] == scope.level && !known.contains_key(&(mask, vector));
         if let (true, Expr::Binary(op, x, y)) = (here, self.kernel.exprs[mask])
             && let Some(condition) = condition(op)

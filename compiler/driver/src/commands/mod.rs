@@ -6,12 +6,14 @@ use serde::Serialize;
 
 use crate::Failure;
 
+pub mod bench;
 pub mod compile;
 pub mod devices;
 pub mod eval;
 pub mod export;
 pub mod inspect;
 pub mod opt;
+mod seeded;
 pub mod train;
 pub mod verify;
 

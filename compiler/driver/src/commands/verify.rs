@@ -6,11 +6,11 @@ use clap::Args;
 use ffc_compiler::recipe::Precision;
 use ffc_ir::interpret::{self, Batch, Controls, Mode, Outcome, State};
 use ffc_ir::module::Module;
-use ffc_ir::numerics::{self, Number, Scalar, step_key};
-use ffc_ir::types::DType;
+use ffc_ir::numerics::step_key;
 use ffc_runtime::Session;
 use serde_json::json;
 
+use super::seeded::Data;
 use super::{print_json, print_line};
 use crate::compile::{compile, preprocessing_constants};
 use crate::initial::{Init, initial_values};
@@ -110,56 +110,18 @@ impl Comparison {
     }
 }
 
-/// Seeded samples and labels.
-struct Data {
-    bytes: Vec<u8>,
-    floats: Vec<f32>,
-    labels: Vec<i32>,
-    is_bytes: bool,
-}
-
-impl Data {
-    fn new(module: &Module, samples: usize, step: u64) -> Self {
-        let key = Number::I32(step_key(0x7665_7269_6679, step) as i32);
-        let bits = |row: usize, column: usize| {
-            let place = |at: usize| Number::I32(at as i32);
-            numerics::draw(&mut Scalar, key, place(row), place(column)).as_i32() as u32
-        };
-        let cells = |count: usize| (0..count).map(move |at| (at / module.features, at % module.features));
-        let count = samples * module.features;
-        Self {
-            bytes: cells(count).map(|(row, column)| (bits(row, column) >> 24) as u8).collect(),
-            floats: cells(count)
-                .map(|(row, column)| bits(row, column) as i32 as f32 / 2f32.powi(31))
-                .collect(),
-            labels: (0..samples)
-                .map(|row| (bits(row, module.features) % module.classes as u32) as i32)
-                .collect(),
-            is_bytes: module.input == DType::U8,
-        }
-    }
-
-    fn for_interpreter(&self) -> Batch<'_> {
-        let inputs = if self.is_bytes {
-            interpret::Samples::U8(&self.bytes)
-        } else {
-            interpret::Samples::F32(&self.floats)
-        };
-        Batch { inputs, labels: &self.labels }
-    }
-
-    fn for_session(&self) -> ffc_runtime::Samples<'_> {
-        if self.is_bytes {
-            ffc_runtime::Samples::U8(&self.bytes)
-        } else {
-            ffc_runtime::Samples::F32(&self.floats)
-        }
-    }
-}
-
 /// Learning rate and look-ahead weight of the comparison: large enough to move everything.
 const RATE: f32 = 0.3;
 const LAMBDA: f32 = 0.25;
+
+fn for_interpreter(data: &Data) -> Batch<'_> {
+    let inputs = if data.is_bytes {
+        interpret::Samples::U8(&data.bytes)
+    } else {
+        interpret::Samples::F32(&data.floats)
+    };
+    Batch { inputs, labels: &data.labels }
+}
 
 fn compare_step(
     train: &Module,
@@ -174,10 +136,10 @@ fn compare_step(
     let key = step_key(session.seed(), session.step()) as i32;
     if step == 0 {
         let still = Controls { rate: 0.0, lambda: 0.0, key };
-        interpret::step(&module, state, &data.for_interpreter(), &still, Mode::Calibrate)?;
+        interpret::step(&module, state, &for_interpreter(&data), &still, Mode::Calibrate)?;
     }
     let controls = Controls { rate: RATE / samples as f32, lambda: LAMBDA, key };
-    let outcome = interpret::step(&module, state, &data.for_interpreter(), &controls, Mode::Train)?;
+    let outcome = interpret::step(&module, state, &for_interpreter(&data), &controls, Mode::Train)?;
     session.set_learning_rate(RATE);
     session.set_lambda(LAMBDA);
     let losses: Vec<f32> = session.train_step(data.for_session(), &data.labels)?.losses.to_vec();
@@ -209,7 +171,7 @@ fn compare_inference(
     let controls = Controls { rate: 0.0, lambda: 0.0, key: 0 };
     let module = ffc_ir::verify(infer)?;
     let Outcome { scores, .. } =
-        interpret::step(&module, &mut frozen, &data.for_interpreter(), &controls, Mode::Infer)?;
+        interpret::step(&module, &mut frozen, &for_interpreter(&data), &controls, Mode::Infer)?;
     let mut ours = vec![0.0; samples * infer.classes];
     session.infer(data.for_session(), &mut ours)?;
     comparison.compare("scores", &ours, &scores.unwrap_or_default());
