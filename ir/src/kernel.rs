@@ -353,6 +353,8 @@ pub enum Unary {
     ToF32,
     /// [`Arith::round`].
     Round,
+    /// [`Arith::truncate`].
+    Truncate,
     /// [`Arith::to_bits`].
     ToBits,
     /// [`Arith::from_bits`].
@@ -464,6 +466,7 @@ impl Kernel {
                 Expr::Unary(op, _) => match op {
                     Unary::Sqrt | Unary::ToF32 | Unary::FromBits => Kind::Float,
                     Unary::Round
+                    | Unary::Truncate
                     | Unary::ToBits
                     | Unary::Shl(_)
                     | Unary::Shr(_)
@@ -597,6 +600,8 @@ impl Arith for KernelBuilder {
         iadd => IAdd, isub => ISub, imul => IMul, imin => IMin, imax => IMax, and => And, xor => Xor,
         ilt => ILt, ieq => IEq,
     }
-    unary! { sqrt => Sqrt, to_f32 => ToF32, round => Round, to_bits => ToBits, from_bits => FromBits }
+    unary! {
+        sqrt => Sqrt, to_f32 => ToF32, round => Round, truncate => Truncate, to_bits => ToBits, from_bits => FromBits,
+    }
     shift! { shl => Shl, shr => Shr, sar => Sar, rem => Rem }
 }

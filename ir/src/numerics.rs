@@ -64,6 +64,8 @@ pub trait Arith {
     fn to_f32(&mut self, a: Self::Value) -> Self::Value;
     /// `f32` of magnitude at most 2^22 to the nearest `i32`, ties to even; any `i32` for other operands.
     fn round(&mut self, a: Self::Value) -> Self::Value;
+    /// `f32` from -2^31 to below 2^31 to `i32`, toward 0; any `i32` for other operands.
+    fn truncate(&mut self, a: Self::Value) -> Self::Value;
     /// The bits of an `f32` as `i32`.
     fn to_bits(&mut self, a: Self::Value) -> Self::Value;
     /// The `f32` that has these bits.
@@ -227,7 +229,7 @@ pub fn step_key(seed: u64, step: u64) -> u32 {
 }
 
 /// 32 random bits for element `(row, column)` of a tensor: a function of key and position alone, so that results do
-/// not depend on who computes which tile, and when. One draw serves two neighbouring columns ([`draw_fraction`]).
+/// not depend on who computes which tile, and when. One draw serves two columns ([`draw_half`]).
 pub fn draw<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::Value) -> A::Value {
     let (row_factor, column_factor) = (m.i32(0x85eb_ca6b_u32 as i32), m.i32(0xc2b2_ae35_u32 as i32));
     let row = m.imul(row, row_factor);
@@ -251,31 +253,49 @@ fn mix<A: Arith>(m: &mut A, x: A::Value) -> A::Value {
     m.xor(x, t)
 }
 
-/// A random number in (-1/2, 1/2), a multiple of 2^-17: columns `2i` and `2i + 1` take the halves of one draw.
-pub fn draw_fraction<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::Value) -> A::Value {
-    let pair = m.shr(column, 1);
-    let bits = draw(m, key, row, pair);
-    let one = m.i32(1);
-    let odd = m.and(column, one);
-    let odd = m.ieq(odd, one);
-    let low = m.shl(bits, 16);
-    let bits = m.select(odd, bits, low);
-    let half = m.sar(bits, 16);
-    let half = m.to_f32(half);
-    let offset = m.f32(0.5);
-    let half = m.fadd(half, offset);
-    let unit = m.f32(1.0 / 65536.0);
-    m.fmul(half, unit)
+/// 16 random bits, 0 to 65535. Of 32 columns the first 16 take the lower and the last 16 the upper halves of the same 16
+/// draws: whoever computes 32 columns at a time draws half as often.
+pub fn draw_half<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::Value) -> A::Value {
+    let group = m.shr(column, 5);
+    let group = m.shl(group, 4);
+    let within = m.i32(15);
+    let within = m.and(column, within);
+    let number = m.iadd(group, within);
+    let bits = draw(m, key, row, number);
+    let sixteen = m.i32(16);
+    let upper = m.and(column, sixteen);
+    let upper = m.ieq(upper, sixteen);
+    let high = m.shr(bits, 16);
+    let mask = m.i32(0xffff);
+    let low = m.and(bits, mask);
+    m.select(upper, high, low)
 }
 
-/// `clamp(round(x * inverse + noise), -127, 127)` as `i32`; `noise` is a [`draw_fraction`] where rounding is stochastic.
+/// One in the fixed point of [`round_stochastically`].
+const ONE: f32 = 65536.0;
+
+/// Rounds to one of the two neighbouring integers, the nearer with the greater probability, so that the mean is the
+/// operand: the sum of a number in units of 2^-16 and [`draw_half`], without its last 16 bits. `x` is in these units
+/// and its magnitude at most `most` of them, which it is clamped to.
+fn round_stochastically<A: Arith>(m: &mut A, x: A::Value, most: f32, half: A::Value) -> A::Value {
+    let (low, high) = (m.f32(-most * ONE), m.f32(most * ONE));
+    let x = m.fmax(x, low);
+    let x = m.fmin(x, high);
+    let x = m.truncate(x);
+    let x = m.iadd(x, half);
+    m.sar(x, 16)
+}
+
+/// `clamp(round(x * inverse), -127, 127)` as `i32`; rounded to nearest, or stochastically by a [`draw_half`].
 pub fn quantize<A: Arith>(m: &mut A, x: A::Value, inverse: A::Value, noise: Option<A::Value>) -> A::Value {
+    if let Some(half) = noise {
+        let one = m.f32(ONE);
+        let inverse = m.fmul(inverse, one);
+        let x = m.fmul(x, inverse);
+        return round_stochastically(m, x, QMAX, half);
+    }
     let (low, high) = (m.f32(-QMAX), m.f32(QMAX));
     let x = m.fmul(x, inverse);
-    let x = match noise {
-        Some(noise) => m.fadd(x, noise),
-        None => x,
-    };
     let x = m.fmax(x, low);
     let x = m.fmin(x, high);
     m.round(x)
@@ -295,14 +315,16 @@ pub fn join_planes<A: Arith>(m: &mut A, high: A::Value, low: A::Value) -> A::Val
     m.iadd(high, low)
 }
 
-/// The planes of a fixed-point weight: the weight rounded to 8 bits, and the signed rest.
-pub fn split_planes<A: Arith>(m: &mut A, weight: A::Value) -> (A::Value, A::Value) {
+/// The upper plane of a fixed-point weight: the weight rounded to 8 bits. The lower plane is the signed rest, which is
+/// the weight's lowest byte.
+pub fn high_plane<A: Arith>(m: &mut A, weight: A::Value) -> A::Value {
     let half = m.i32(128);
     let high = m.iadd(weight, half);
-    let high = m.sar(high, 8);
-    let shifted = m.shl(high, 8);
-    (high, m.isub(weight, shifted))
+    m.sar(high, 8)
 }
+
+/// Largest step of a weight or velocity, in their last bits.
+const STEP_MAX: f32 = 32767.0;
 
 /// What one optimizer step makes of a weight.
 pub struct SgdStep<V> {
@@ -310,7 +332,7 @@ pub struct SgdStep<V> {
     pub weight: V,
     /// The new velocity, where there is momentum.
     pub velocity: Option<V>,
-    /// Mask: the weight would have left its range.
+    /// Positive where the weight would have left its range, else 0.
     pub saturated: V,
 }
 
@@ -325,37 +347,35 @@ pub fn sgd_step<A: Arith>(
     noise: A::Value,
     velocity: Option<(A::Value, A::Value)>,
 ) -> SgdStep<A::Value> {
-    // A step can be no larger than the range, and `round` wants small operands.
-    let (low, high) = (m.f32(-2.0 * WEIGHT_MAX as f32), m.f32(2.0 * WEIGHT_MAX as f32));
-    let step = m.fmul(gradient, factor);
-    let (step, velocity) = match velocity {
-        None => (step, None),
+    let step = match velocity {
+        None => {
+            let one = m.f32(ONE);
+            let factor = m.fmul(factor, one);
+            let step = m.fmul(gradient, factor);
+            (round_stochastically(m, step, STEP_MAX, noise), None)
+        }
         Some((velocity, momentum)) => {
-            let one = (1 << VELOCITY_FRACTION) as f32;
-            let (grid, unit) = (m.f32(one), m.f32(1.0 / one));
-            let (v_low, v_high) = (m.f32(-32767.0), m.f32(32767.0));
+            // In units of 2^-16 of the velocity's grid.
+            let (factor_unit, one) = (m.f32(ONE * (1 << VELOCITY_FRACTION) as f32), m.f32(ONE));
+            let factor = m.fmul(factor, factor_unit);
+            let added = m.fmul(gradient, factor);
+            let momentum = m.fmul(momentum, one);
             let kept = m.fmul(velocity, momentum);
-            let added = m.fmul(step, grid);
             let v = m.fadd(kept, added);
-            let v = m.fadd(v, noise);
-            let v = m.fmax(v, v_low);
-            let v = m.fmin(v, v_high);
-            let v = m.round(v);
-            let step = m.to_f32(v);
-            (m.fmul(step, unit), Some(v))
+            let v = round_stochastically(m, v, STEP_MAX, noise);
+            let step = m.shl(v, 16 - VELOCITY_FRACTION);
+            let step = m.iadd(step, noise);
+            (m.sar(step, 16), Some(v))
         }
     };
-    let step = m.fadd(step, noise);
-    let step = m.fmax(step, low);
-    let step = m.fmin(step, high);
-    let step = m.round(step);
+    let (step, velocity) = step;
     let moved = m.isub(weight, step);
     let (least, most) = (m.i32(-WEIGHT_MAX), m.i32(WEIGHT_MAX));
     let weight = m.imax(moved, least);
     let weight = m.imin(weight, most);
-    let unchanged = m.ieq(weight, moved);
-    let all = m.i32(-1);
-    SgdStep { weight, velocity, saturated: m.xor(unchanged, all) }
+    // Both have the sign of the end that was passed, so what differs is not the sign.
+    let saturated = m.xor(weight, moved);
+    SgdStep { weight, velocity, saturated }
 }
 
 /// Half of a weight or velocity, rounded up: what a channel's elements become when its scale doubles.
@@ -438,6 +458,9 @@ impl Arith for Scalar {
     }
     fn round(&mut self, a: Number) -> Number {
         Number::I32(a.as_f32().round_ties_even() as i32)
+    }
+    fn truncate(&mut self, a: Number) -> Number {
+        Number::I32(a.as_f32() as i32)
     }
     fn to_bits(&mut self, a: Number) -> Number {
         Number::I32(a.as_f32().to_bits() as i32)
@@ -544,16 +567,17 @@ mod tests {
     }
 
     #[test]
-    fn fractions_are_uniform_and_never_half() {
+    fn halves_are_uniform() {
         let mut m = Scalar;
         let key = Number::I32(step_key(7, 3) as i32);
         let (mut sum, mut squares) = (0.0f64, 0.0f64);
         let n = 1 << 16;
         for i in 0..n {
-            let u = draw_fraction(&mut m, key, Number::I32(i / 256), Number::I32(i % 256)).as_f32();
-            assert!(u.abs() < 0.5);
-            sum += f64::from(u);
-            squares += f64::from(u) * f64::from(u);
+            let half = draw_half(&mut m, key, Number::I32(i / 256), Number::I32(i % 256)).as_i32();
+            assert!((0..65536).contains(&half));
+            let u = (f64::from(half) + 0.5) / 65536.0 - 0.5;
+            sum += u;
+            squares += u * u;
         }
         let n = f64::from(n);
         // Standard errors: mean sqrt(1/12/n) = 0.0011, mean square sqrt(1/180/n) = 0.0003.
@@ -568,7 +592,7 @@ mod tests {
             let mut sum = 0.0f64;
             let n = 40000;
             for i in 0..n {
-                let noise = draw_fraction(&mut m, Number::I32(99), Number::I32(i), Number::I32(5));
+                let noise = draw_half(&mut m, Number::I32(99), Number::I32(i), Number::I32(5));
                 let q = quantize(&mut m, Number::F32(value), Number::F32(1.0), Some(noise)).as_i32();
                 assert!((f64::from(q) - f64::from(value)).abs() < 1.0);
                 sum += f64::from(q);
@@ -581,8 +605,9 @@ mod tests {
     fn planes_round_and_rejoin() {
         let mut m = Scalar;
         for w in -WEIGHT_MAX..=WEIGHT_MAX {
-            let (high, low) = split_planes(&mut m, Number::I32(w));
-            assert!(high.as_i32().abs() <= 127 && (-128..128).contains(&low.as_i32()));
+            let high = high_plane(&mut m, Number::I32(w));
+            let low = Number::I32(i32::from(w as i8));
+            assert!(high.as_i32().abs() <= 127);
             assert_eq!(join_planes(&mut m, high, low).as_i32(), w);
         }
     }
@@ -590,9 +615,12 @@ mod tests {
     #[test]
     fn steps_saturate_with_a_flag() {
         let mut m = Scalar;
-        let zero = Number::F32(0.0);
+        let zero = Number::I32(0);
         let far = sgd_step(&mut m, Number::I32(32000), Number::F32(-1e9), Number::F32(1.0), zero, None);
-        assert_eq!((far.weight, far.saturated), (Number::I32(WEIGHT_MAX), Number::I32(-1)));
+        assert_eq!(
+            (far.weight, far.saturated),
+            (Number::I32(WEIGHT_MAX), Number::I32(WEIGHT_MAX ^ (32000 + 32767)))
+        );
         let near = sgd_step(&mut m, Number::I32(100), Number::F32(3.0), Number::F32(2.0), zero, None);
         assert_eq!((near.weight, near.saturated), (Number::I32(94), Number::I32(0)));
     }

@@ -64,7 +64,10 @@ impl Pool {
             12 => m.flt(x, y),
             13 => m.rem(i, by + 1),
             14 => m.to_bits(x),
-            15 => m.round(x),
+            15 => match random.below(2) {
+                0 => m.round(x),
+                _ => m.truncate(x),
+            },
             16 => {
                 let mask = m.ilt(i, j);
                 m.select(mask, j, i)
@@ -72,7 +75,7 @@ impl Pool {
             _ => numerics::draw(m, i, j, i),
         };
         self.ints.push(int);
-        let float = match random.below(14) {
+        let float = match random.below(13) {
             0 => m.fadd(x, y),
             1 => m.fsub(x, y),
             2 => m.fmul(x, y),
@@ -100,7 +103,6 @@ impl Pool {
             }
             10 => numerics::exp(m, x),
             11 => numerics::tanh(m, x),
-            12 => numerics::draw_fraction(m, i, j, i),
             _ => {
                 let q = numerics::quantize(m, x, y, None);
                 m.to_f32(q)

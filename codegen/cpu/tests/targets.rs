@@ -29,7 +29,7 @@ fn program(side: Option<Side>) -> Program {
     let y = m.sqrt(y);
     let (row, column) = (m.expr(Expr::RowIndex), m.expr(Expr::ColumnIndex));
     let row = m.rem(row, 3);
-    let noise = numerics::draw_fraction(m, sum, row, column);
+    let noise = numerics::draw_half(m, sum, row, column);
     let value = numerics::quantize(m, y, x, Some(noise));
     let stage = case.stage(Over::Elements);
     stage.stores.push(Store { buffer: along, at: At::Element, value });

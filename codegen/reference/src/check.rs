@@ -178,7 +178,7 @@ impl Checker<'_> {
                     Unary::Rem(by) => ensure(by > 0, || "divides by 0".to_string())?,
                     _ => {}
                 }
-                let float = matches!(op, Unary::Sqrt | Unary::Round | Unary::ToBits);
+                let float = matches!(op, Unary::Sqrt | Unary::Round | Unary::Truncate | Unary::ToBits);
                 self.kind(a, if float { Float } else { Int })
             }
             Expr::Binary(op, a, b) => {

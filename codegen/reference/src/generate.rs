@@ -632,7 +632,11 @@ impl Body {
     /// From floats to integers or back.
     fn cross_step(&mut self, rng: &mut Rng, a: Known, i: Known) {
         let m = &mut self.builder;
-        match rng.below(5) {
+        match rng.below(6) {
+            5 if a.bound < 2e9 => {
+                let expr = m.truncate(a.expr);
+                self.push_int(expr, &[a]);
+            }
             0 => {
                 let expr = m.round(a.expr);
                 self.push_int(expr, &[a]);

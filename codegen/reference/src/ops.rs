@@ -135,6 +135,7 @@ fn scalar_unary(op: Unary, a: Number) -> Number {
         Unary::Sqrt => m.sqrt(a),
         Unary::ToF32 => m.to_f32(a),
         Unary::Round => Number::I32(round(a.as_f32())),
+        Unary::Truncate => m.truncate(a),
         Unary::ToBits => m.to_bits(a),
         Unary::FromBits => m.from_bits(a),
         Unary::Shl(by) => m.shl(a, by),

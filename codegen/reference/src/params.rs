@@ -4,7 +4,7 @@ use ffc_ir::Handle;
 use ffc_ir::fixed::{abs_max, channel_scale, fixed_of, weight_of};
 use ffc_ir::kernel::{Buffer, BufferClass, Plane};
 use ffc_ir::module::{Granularity, Param, ParamStorage};
-use ffc_ir::numerics::{Number, Scalar, join_planes, split_planes};
+use ffc_ir::numerics::{Number, Scalar, high_plane, join_planes};
 
 use crate::executor::{ExecError, Executor, length};
 use crate::memory::Values;
@@ -84,9 +84,9 @@ impl Fixed {
             let scale = channel_scale(abs_max(weights));
             fixed.scales.push(scale);
             for &weight in weights {
-                let (high, low) = split_planes(&mut Scalar, Number::I32(fixed_of(weight, scale)));
-                fixed.high.push(high.as_i32());
-                fixed.low.push(low.as_i32());
+                let weight = fixed_of(weight, scale);
+                fixed.high.push(high_plane(&mut Scalar, Number::I32(weight)).as_i32());
+                fixed.low.push(i32::from(weight as i8));
             }
         }
         fixed

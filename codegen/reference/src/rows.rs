@@ -255,6 +255,7 @@ impl Tile<'_> {
                 self.memory.load_ints(buffer, run, out);
             }
             Expr::Unary(Unary::Round, a) => copy(out, self.float(a), ops::round),
+            Expr::Unary(Unary::Truncate, a) => copy(out, self.float(a), |a| a as i32),
             Expr::Unary(Unary::ToBits, a) => copy(out, self.float(a), |a| a.to_bits() as i32),
             Expr::Unary(op, a) => ops::int_unary(op, out, self.int(a)),
             Expr::Binary(Binary::FLt, a, b) => ops::float_less(out, self.float(a), self.float(b)),

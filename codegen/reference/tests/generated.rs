@@ -160,7 +160,7 @@ fn generated_programs_cover_the_ir() {
     for over in [Over::Elements, Over::Rows] {
         wanted.extend([format!("{over:?} true"), format!("{over:?} false")]);
     }
-    let ops = "Accumulator RowIndex ColumnIndex ConstF32 ConstI32 Sqrt ToF32 Round ToBits FromBits Shl Shr Sar Rem \
+    let ops = "Accumulator RowIndex ColumnIndex ConstF32 ConstI32 Sqrt ToF32 Round Truncate ToBits FromBits Shl Shr Sar Rem \
         FAdd FSub FMul FDiv FMax FMin FLt IAdd ISub IMul IMin IMax And Xor ILt IEq Select";
     wanted.extend(ops.split_whitespace().map(str::to_string));
     wanted.push("in place".to_string());

@@ -384,7 +384,7 @@ impl LayerLowering<'_> {
         let key = self.stream_key(writer, stream);
         let row = writer.builder.expr(Expr::RowIndex);
         let column = writer.builder.expr(Expr::ColumnIndex);
-        numerics::draw_fraction(&mut writer.builder, key, row, column)
+        numerics::draw_half(&mut writer.builder, key, row, column)
     }
 
     /// The sum of what later layers published, in their order.
@@ -498,19 +498,14 @@ impl LayerLowering<'_> {
         let weight = numerics::join_planes(m, high_byte, low_byte);
         let old_velocity = old_velocity.map(|(velocity, momentum)| (m.to_f32(velocity), momentum));
         let step = numerics::sgd_step(m, weight, gradient, factor, noise, old_velocity);
-        let (high_byte, low_byte) = numerics::split_planes(m, step.weight);
-        for (buffer, byte) in [(value, high_byte), (low, low_byte)] {
-            writes.elements.push(Store { buffer, at: At::Element, value: byte });
-        }
+        writes.elements.extend(planes(m, [value, low], step.weight));
         let moved =
             velocity.zip(step.velocity).map(|((buffer, _), value)| Store { buffer, at: At::Element, value });
         writes.elements.extend(moved);
-        let zero = m.i32(0);
-        let flag = m.isub(zero, step.saturated);
         let rows = Type::new(DType::I32, writer.shape[0], Dim::Const(1));
         let name = format!("{}.saturated", self.module.params[sgd.param].name);
         let saturated = self.arena_buffer(name, rows, BufferClass::Arena);
-        writes.reduces.push(Reduce { op: Fold::MaxI32, value: flag, into: saturated });
+        writes.reduces.push(Reduce { op: Fold::MaxI32, value: step.saturated, into: saturated });
         Ok(Some(Optimizer { sgd, granularity, saturated }))
     }
 
@@ -569,11 +564,7 @@ impl LayerLowering<'_> {
         let (high_byte, low_byte) = (m.load(value, At::Element), m.load(low, At::Element));
         let weight = numerics::join_planes(m, high_byte, low_byte);
         let half = numerics::halve(m, weight);
-        let (high_byte, low_byte) = numerics::split_planes(m, half);
-        let mut stores = vec![
-            Store { buffer: value, at: At::Element, value: high_byte },
-            Store { buffer: low, at: At::Element, value: low_byte },
-        ];
+        let mut stores = planes(m, [value, low], half).to_vec();
         if let Some((velocity, _)) = sgd.momentum {
             let buffer = self.lowering.param_plane(self.module, velocity, Plane::Value);
             let velocity = m.load(buffer, At::Element);
@@ -589,6 +580,13 @@ fn scale_at(granularity: Granularity) -> At {
         Granularity::Channel => At::Row,
         Granularity::Tensor => At::Scalar,
     }
+}
+
+/// Stores a fixed-point weight as its two planes.
+fn planes(m: &mut KernelBuilder, [high, low]: [Buf; 2], weight: E) -> [Store; 2] {
+    let rounded = numerics::high_plane(m, weight);
+    // A store keeps the lowest byte, and that is the lower plane.
+    [(high, rounded), (low, weight)].map(|(buffer, value)| Store { buffer, at: At::Element, value })
 }
 
 fn doubled(m: &mut KernelBuilder, scale: Buf, at: At) -> Store {

@@ -6,7 +6,7 @@ use super::{Data, Machine, Tensor, Values};
 use crate::arena::Handle;
 use crate::elementwise;
 use crate::module::{Layer, Op, Param, Sgd, Value};
-use crate::numerics::{Arith, Number, Scalar, draw_fraction, halve, sgd_step, stream_key};
+use crate::numerics::{Arith, Number, Scalar, draw_half, halve, sgd_step, stream_key};
 use crate::types::DType;
 
 impl Machine<'_> {
@@ -120,7 +120,7 @@ impl Step<'_> {
     fn element(&mut self, weight: &mut Fixed, position: usize, factor: Number) -> bool {
         let m = &mut Scalar;
         let (row, column) = (position / weight.columns, position % weight.columns);
-        let noise = draw_fraction(m, self.key, index(row), index(column));
+        let noise = draw_half(m, self.key, index(row), index(column));
         let old = Number::I32(weight.weights[position]);
         let gradient = self.gradient(position);
         let momentum = self.momentum.as_ref().map(|&(_, momentum)| Number::F32(momentum));

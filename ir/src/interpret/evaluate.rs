@@ -6,7 +6,7 @@ use crate::arena::Handle;
 use crate::diagnostics::{Diagnostic, Location};
 use crate::elementwise::{self, OverlayCode};
 use crate::module::{Control, Layer, Op, Phase, ReduceOp, Rounding, RowPlan, Value};
-use crate::numerics::{Arith, Number, Scalar, draw_fraction, ordered_sum, stream_key};
+use crate::numerics::{Arith, Number, Scalar, draw_half, ordered_sum, stream_key};
 use crate::types::{DType, Dim, Type};
 
 /// The position of an element, as the draws want it.
@@ -146,7 +146,7 @@ impl Machine<'_> {
             Op::Quantize { value: x, scale, rounding } => {
                 let key = self.noise_key(rounding);
                 fill(&mut |i, j| {
-                    let noise = key.map(|key| draw_fraction(m, key, index(i), index(j)));
+                    let noise = key.map(|key| draw_half(m, key, index(i), index(j)));
                     elementwise::quantize(m, of(x).at(i, j), of(scale).at(i, j), noise)
                 })
             }

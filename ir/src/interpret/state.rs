@@ -5,7 +5,7 @@ use crate::diagnostics::Diagnostic;
 use crate::fixed::{abs_max, channel_scale, fixed_of, weight_of};
 use crate::interpret::tensor::{Data, Tensor};
 use crate::module::{Granularity, Module, Param, ParamRole, ParamStorage};
-use crate::numerics::{Number, Scalar, split_planes};
+use crate::numerics::{Number, Scalar, high_plane};
 use crate::types::DType;
 
 /// The parameters of a module, all that lives longer than a step.
@@ -45,7 +45,7 @@ impl Fixed {
     /// The plane that contractions read: the weights rounded to 8 bits.
     pub fn plane(&self) -> Tensor {
         Tensor::fill(DType::I8, self.rows, self.columns, |row, column| {
-            split_planes(&mut Scalar, Number::I32(self.weights[row * self.columns + column])).0
+            high_plane(&mut Scalar, Number::I32(self.weights[row * self.columns + column]))
         })
     }
 

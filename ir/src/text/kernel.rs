@@ -229,6 +229,7 @@ fn unary(op: Unary, a: &str) -> String {
         Unary::Sqrt => format!("sqrt({a})"),
         Unary::ToF32 => format!("f32({a})"),
         Unary::Round => format!("round({a})"),
+        Unary::Truncate => format!("truncate({a})"),
         Unary::ToBits => format!("bits({a})"),
         Unary::FromBits => format!("from_bits({a})"),
         Unary::Shl(by) => format!("({a} << {by})"),

@@ -9,6 +9,7 @@ use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{Binary, Expr, Kind, Level, Unary};
 
 use super::Emitter;
+use crate::machine::Dot;
 
 /// Values of the expressions evaluated so far.
 #[derive(Clone)]
@@ -177,6 +178,7 @@ impl Emitter<'_> {
             Unary::Sqrt => self.b.ins().sqrt(a),
             Unary::ToF32 => self.b.ins().fcvt_from_sint(float, a),
             Unary::Round => self.round(a, int),
+            Unary::Truncate => self.truncate(a, int),
             Unary::ToBits => self.cast(int, a),
             Unary::FromBits => self.cast(float, a),
             Unary::Shl(by) => {
@@ -201,6 +203,14 @@ impl Emitter<'_> {
         let bits = self.cast(int, sum);
         let rounder = self.int_like(ROUNDER.to_bits().cast_signed(), int);
         self.b.ins().isub(bits, rounder)
+    }
+
+    fn truncate(&mut self, a: Value, int: Type) -> Value {
+        // Saturation is not wanted, and x86 would have to mend what its instruction gives out of range.
+        match self.machine.dot {
+            Dot::UnsignedSigned | Dot::Pairs if int.is_vector() => self.b.ins().x86_cvtt2dq(int, a),
+            _ => self.b.ins().fcvt_to_sint_sat(int, a),
+        }
     }
 
     fn remainder(&mut self, a: Value, by: u32, wide: bool) -> Value {

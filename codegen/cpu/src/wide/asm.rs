@@ -62,6 +62,7 @@ ops! {
     Sqrt: EVEX_Vsqrtps_xmm_k1z_xmmm128b32, EVEX_Vsqrtps_zmm_k1z_zmmm512b32_er;
     ToF32: EVEX_Vcvtdq2ps_xmm_k1z_xmmm128b32, EVEX_Vcvtdq2ps_zmm_k1z_zmmm512b32_er;
     Round: EVEX_Vcvtps2dq_xmm_k1z_xmmm128b32, EVEX_Vcvtps2dq_zmm_k1z_zmmm512b32_er;
+    Truncate: EVEX_Vcvttps2dq_xmm_k1z_xmmm128b32, EVEX_Vcvttps2dq_zmm_k1z_zmmm512b32_sae;
     IAdd: EVEX_Vpaddd_xmm_k1z_xmm_xmmm128b32, EVEX_Vpaddd_zmm_k1z_zmm_zmmm512b32;
     ISub: EVEX_Vpsubd_xmm_k1z_xmm_xmmm128b32, EVEX_Vpsubd_zmm_k1z_zmm_zmmm512b32;
     IMul: EVEX_Vpmulld_xmm_k1z_xmm_xmmm128b32, EVEX_Vpmulld_zmm_k1z_zmm_zmmm512b32;

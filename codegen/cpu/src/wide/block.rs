@@ -144,7 +144,10 @@ impl Block {
 
     /// Writes the steps so far and forgets them; values live no longer than this.
     pub(super) fn write(&mut self, asm: &mut Asm) {
-        let steps = std::mem::take(&mut self.steps);
+        let mut steps = std::mem::take(&mut self.steps);
+        if self.width == Width::Wide {
+            steps = schedule::ordered(steps);
+        }
         let mut allocation = Allocation::new(self.width, &steps, self.values);
         self.values = 0;
         for (at, step) in steps.iter().enumerate() {
@@ -156,6 +159,24 @@ impl Block {
 }
 
 impl Step {
+    /// The value that it defines.
+    fn defines(&self) -> Option<Value> {
+        match *self {
+            Self::Unary(_, value, _)
+            | Self::UnaryBy(_, value, ..)
+            | Self::Binary(_, value, ..)
+            | Self::Remainder(value, ..)
+            | Self::Compare(value, ..)
+            | Self::ChooseBy(value, ..)
+            | Self::Choose(value, _)
+            | Self::Load(_, value, ..)
+            | Self::LoadOne(_, value, _)
+            | Self::SplatRegister(value, _)
+            | Self::Keep(value, ..) => Some(value),
+            Self::Store(..) | Self::StoreOne(..) | Self::Reduce(..) => None,
+        }
+    }
+
     fn sources(&self) -> Vec<Source> {
         match *self {
             Self::Unary(_, _, a)
@@ -173,6 +194,8 @@ impl Step {
         }
     }
 }
+
+mod schedule;
 
 /// Vector registers that hold values.
 const REGISTERS: usize = 32;

@@ -14,7 +14,7 @@ use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Wid
 use super::block::{Block, Source};
 use super::tile::Panel;
 use super::turn;
-use super::values::{self, Known, Level, Scope, mask};
+use super::values::{self, Foreseen, Known, Level, Scope, mask};
 use super::{Code, Products};
 use crate::layout::{PADDING, column_pitch, row_bytes, vector_pitch};
 use crate::plan::{self, Plan};
@@ -45,6 +45,7 @@ pub(super) struct Emitter<'a> {
     pub(super) program: &'a Program,
     pub(super) kernel: &'a Kernel,
     pub(super) levels: Vec<Level>,
+    pub(super) foreseen: Foreseen,
     pub(super) products: Products,
     /// Vectors in a row of a panel: 1 or 2.
     pub(super) tiles: usize,
@@ -101,13 +102,16 @@ impl<'a> Emitter<'a> {
             counts: [slot(), slot()],
         };
         let narrow = matches!(kernel.columns, Extent::Const(columns) if columns <= LANES);
+        let tiles = if narrow { 1 } else { 2 };
+        let samples = program.batch.max(program.infer_batch);
         Ok(Self {
             asm,
             program,
             kernel,
             levels: values::levels(kernel),
             products,
-            tiles: if narrow { 1 } else { 2 },
+            foreseen: values::foresee(kernel, kernel.columns.size(samples), tiles),
+            tiles,
             slots,
             kept: HashMap::new(),
             rooms: Rooms::default(),

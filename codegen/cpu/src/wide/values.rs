@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{At, Binary, Buffer, Expr, Kernel, Store, Unary};
+use ffc_ir::numerics::{Arith, Number, Scalar};
 use ffc_ir::types::DType;
 use iced_x86::Register;
 
@@ -61,6 +62,89 @@ pub(super) fn levels(kernel: &Kernel) -> Vec<Level> {
     levels
 }
 
+/// What is known of expressions whatever the row, for each vector of a panel.
+pub(super) struct Foreseen {
+    /// Expressions that have the same lanes in all vectors of a panel, in every panel.
+    pub(super) shared: Vec<bool>,
+    /// Masks with the same value in all lanes of a vector, in every panel: by expression and vector.
+    pub(super) uniform: HashMap<(Handle<Expr>, usize), bool>,
+}
+
+/// Most columns for which [`foresee`] tries what expressions of the column give.
+const TRIED: usize = 1 << 16;
+
+/// Tries all columns. The random bits of a panel's two vectors are halves of the same draws
+/// ([`numerics::draw_half`](ffc_ir::numerics::draw_half)): found here, they are drawn once, and which half is no
+/// question at run time.
+pub(super) fn foresee(kernel: &Kernel, columns: usize, tiles: usize) -> Foreseen {
+    let width = tiles * LANES;
+    let columns = columns.next_multiple_of(width);
+    let count = kernel.exprs.len();
+    let mut known: Vec<Option<Vec<Number>>> = Vec::with_capacity(count);
+    let mut shared = vec![true; count];
+    let mut uniform = HashMap::new();
+    for (handle, expr) in kernel.exprs.iter() {
+        let values = (columns <= TRIED).then(|| of_columns(*expr, &known, columns)).flatten();
+        let operands = || plan::operands(*expr).into_iter().flatten();
+        shared[handle.index()] = match (expr, &values) {
+            (_, Some(values)) => same_vectors(values, width),
+            (Expr::Accumulator | Expr::ColumnIndex, None) => tiles == 1,
+            (Expr::Load(_, at), None) => tiles == 1 || matches!(at, At::Row | At::RowSample(_) | At::Scalar),
+            _ => operands().all(|operand| shared[operand.index()]),
+        };
+        for vector in 0..tiles {
+            if let Some(value) = values.as_ref().and_then(|values| same_lanes(values, width, vector)) {
+                uniform.insert((handle, vector), value);
+            }
+        }
+        known.push(values);
+    }
+    Foreseen { shared, uniform }
+}
+
+/// The value in each column of an expression that depends on nothing else.
+fn of_columns(expr: Expr, known: &[Option<Vec<Number>>], columns: usize) -> Option<Vec<Number>> {
+    let lanes = |f: &mut dyn FnMut(usize) -> Number| Some((0..columns).map(f).collect());
+    let of = |handle: Handle<Expr>| known[handle.index()].as_deref();
+    match expr {
+        Expr::ColumnIndex => {
+            lanes(&mut |j| Number::I32(i32::try_from(j).expect("columns are tried to 2^16")))
+        }
+        Expr::ConstI32(value) => lanes(&mut |_| Number::I32(value)),
+        Expr::Unary(op, a) => {
+            let a = of(a)?;
+            let m = &mut Scalar;
+            match op {
+                Unary::Shl(by) => lanes(&mut |j| m.shl(a[j], by)),
+                Unary::Shr(by) => lanes(&mut |j| m.shr(a[j], by)),
+                _ => None,
+            }
+        }
+        Expr::Binary(op, a, b) => {
+            let (a, b) = (of(a)?, of(b)?);
+            let m = &mut Scalar;
+            match op {
+                Binary::IAdd => lanes(&mut |j| m.iadd(a[j], b[j])),
+                Binary::IMul => lanes(&mut |j| m.imul(a[j], b[j])),
+                Binary::And => lanes(&mut |j| m.and(a[j], b[j])),
+                Binary::IEq => lanes(&mut |j| m.ieq(a[j], b[j])),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn same_vectors(values: &[Number], width: usize) -> bool {
+    values.chunks_exact(width).all(|panel| panel.chunks_exact(LANES).all(|vector| *vector == panel[..LANES]))
+}
+
+fn same_lanes(values: &[Number], width: usize, vector: usize) -> Option<bool> {
+    let first = values[vector * LANES].as_i32();
+    let lanes = values.chunks_exact(width).flat_map(|panel| &panel[vector * LANES..][..LANES]);
+    lanes.map(|value| value.as_i32()).all(|value| value == first).then_some(first != 0)
+}
+
 /// Where the pieces of a kernel's memory are while a block runs.
 pub(super) struct Scope<'a> {
     pub(super) level: Level,
@@ -103,6 +187,13 @@ impl Emitter<'_> {
             Expr::ConstI32(value) => return Source::Memory(self.asm.word(value.cast_unsigned())),
             _ => {}
         }
+        if let Expr::Select(mask, a, b) = self.kernel.exprs[handle]
+            && self.levels[handle.index()] == scope.level
+            && let Some(&first) = self.foreseen.uniform.get(&(mask, vector))
+        {
+            return self.value(block, scope, known, if first { a } else { b }, vector);
+        }
+        let vector = if self.foreseen.shared[handle.index()] { 0 } else { vector };
         let place = |handles: &[Handle<Expr>]| {
             handles.iter().position(|&other| other == handle).expect("what inner levels use is kept")
         };
@@ -265,6 +356,7 @@ fn unary(block: &mut Block, op: Unary, a: Source) -> Source {
         Unary::Sqrt => block.unary(Op::Sqrt, a),
         Unary::ToF32 => block.unary(Op::ToF32, a),
         Unary::Round => block.unary(Op::Round, a),
+        Unary::Truncate => block.unary(Op::Truncate, a),
         Unary::ToBits | Unary::FromBits => a,
         Unary::Shl(by) => block.unary_by(Op::Shl, a, by),
         Unary::Shr(by) => block.unary_by(Op::Shr, a, by),

@@ -128,6 +128,7 @@ fn unary(op: Unary, a: Number) -> Number {
         Unary::Sqrt => Scalar.sqrt(a),
         Unary::ToF32 => Scalar.to_f32(a),
         Unary::Round => Scalar.round(a),
+        Unary::Truncate => Scalar.truncate(a),
         Unary::ToBits => Scalar.to_bits(a),
         Unary::FromBits => Scalar.from_bits(a),
         Unary::Shl(by) => Scalar.shl(a, by),
