@@ -19,6 +19,8 @@ pub(super) enum Source {
     Value(Value),
     /// Memory that nothing in the block changes.
     Memory(Memory),
+    /// A register that nothing in the block changes.
+    Register(Vector),
 }
 
 /// A condition on two operands.
@@ -72,11 +74,13 @@ pub(super) struct Block {
     width: Width,
     steps: Vec<Step>,
     values: usize,
+    /// Registers that hold memory which stays as it is.
+    settled: usize,
 }
 
 impl Block {
     pub(super) fn new(width: Width) -> Self {
-        Self { width, steps: Vec::new(), values: 0 }
+        Self { width, steps: Vec::new(), values: 0, settled: 0 }
     }
 
     fn value(&mut self, step: impl FnOnce(Value) -> Step) -> Source {
@@ -142,13 +146,39 @@ impl Block {
         self.steps.push(Step::Reduce(op, to, values));
     }
 
+    /// Puts the steps in order, and memory that stays as it is while the block runs again and again into registers that
+    /// the block does not need otherwise. The loads are written here: in front of the loop.
+    pub(super) fn settle(&mut self, asm: &mut Asm, still: impl Fn(Memory) -> bool) {
+        self.steps = schedule::ordered(std::mem::take(&mut self.steps));
+        let mut uses: Vec<(Memory, usize)> = Vec::new();
+        for source in self.steps.iter().flat_map(Step::sources) {
+            if let Source::Memory(memory) = source
+                && still(memory)
+            {
+                match uses.iter_mut().find(|(other, _)| *other == memory) {
+                    Some((_, count)) => *count += 1,
+                    None => uses.push((memory, 1)),
+                }
+            }
+        }
+        uses.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        uses.truncate((REGISTERS - SCRATCH).saturating_sub(schedule::pressure(&self.steps)));
+        for (number, (memory, _)) in uses.into_iter().enumerate() {
+            let register = vector(REGISTERS - 1 - number);
+            load_operand(asm, register, memory);
+            let settled = |source: Source| match source {
+                Source::Memory(other) if other == memory => Source::Register(register),
+                _ => source,
+            };
+            self.steps.iter_mut().for_each(|step| *step = step.map(settled));
+            self.settled += 1;
+        }
+    }
+
     /// Writes the steps so far and forgets them; values live no longer than this.
     pub(super) fn write(&mut self, asm: &mut Asm) {
-        let mut steps = std::mem::take(&mut self.steps);
-        if self.width == Width::Wide {
-            steps = schedule::ordered(steps);
-        }
-        let mut allocation = Allocation::new(self.width, &steps, self.values);
+        let steps = std::mem::take(&mut self.steps);
+        let mut allocation = Allocation::new(self.width, &steps, self.values, REGISTERS - self.settled);
         self.values = 0;
         for (at, step) in steps.iter().enumerate() {
             allocation.step(asm, at, step);
@@ -177,6 +207,26 @@ impl Step {
         }
     }
 
+    /// The same step on other operands.
+    fn map(self, f: impl Fn(Source) -> Source) -> Self {
+        match self {
+            Self::Unary(op, value, a) => Self::Unary(op, value, f(a)),
+            Self::UnaryBy(op, value, a, by) => Self::UnaryBy(op, value, f(a), by),
+            Self::Binary(op, value, a, b) => Self::Binary(op, value, f(a), f(b)),
+            Self::Remainder(value, a, by) => Self::Remainder(value, f(a), by),
+            Self::Compare(value, condition, a, b) => Self::Compare(value, condition, f(a), f(b)),
+            Self::ChooseBy(value, condition, sources) => Self::ChooseBy(value, condition, sources.map(f)),
+            Self::Choose(value, sources) => Self::Choose(value, sources.map(f)),
+            Self::Keep(value, a, mask) => Self::Keep(value, f(a), mask),
+            Self::Store(op, to, value, mask) => Self::Store(op, to, f(value), mask),
+            Self::StoreOne(dtype, to, value) => Self::StoreOne(dtype, to, f(value)),
+            Self::Reduce(op, to, values) => {
+                Self::Reduce(op, to, values.map(|value| value.map(|(source, mask)| (f(source), mask))))
+            }
+            Self::Load(..) | Self::LoadOne(..) | Self::SplatRegister(..) => self,
+        }
+    }
+
     fn sources(&self) -> Vec<Source> {
         match *self {
             Self::Unary(_, _, a)
@@ -197,6 +247,9 @@ impl Step {
 
 mod schedule;
 
+/// Registers that steps need besides those of values.
+const SCRATCH: usize = 3;
+
 /// Vector registers that hold values.
 const REGISTERS: usize = 32;
 
@@ -207,6 +260,8 @@ struct Allocation {
     uses: Vec<Vec<usize>>,
     /// What each register holds.
     held: [Option<Value>; REGISTERS],
+    /// How many registers, from the first on, are there for values.
+    usable: usize,
     /// Registers that the step at hand works on.
     pinned: [bool; REGISTERS],
     register: Vec<Option<Vector>>,
@@ -214,7 +269,7 @@ struct Allocation {
 }
 
 impl Allocation {
-    fn new(width: Width, steps: &[Step], values: usize) -> Self {
+    fn new(width: Width, steps: &[Step], values: usize, usable: usize) -> Self {
         let mut uses = vec![Vec::new(); values];
         for (at, step) in steps.iter().enumerate().rev() {
             for source in step.sources() {
@@ -227,6 +282,7 @@ impl Allocation {
             width,
             uses,
             held: [None; REGISTERS],
+            usable,
             pinned: [false; REGISTERS],
             register: vec![None; values],
             spilled: vec![None; values],
@@ -346,10 +402,10 @@ impl Allocation {
             }
             Source::Memory(memory) => {
                 let register = self.any(asm);
-                let op = if memory.splat { Op::Splat } else { Op::Move };
-                asm.load(self.width, op, register, Memory { splat: false, ..memory }, ALL);
+                load_operand(asm, register, memory);
                 register
             }
+            Source::Register(register) => register,
         }
     }
 
@@ -357,6 +413,7 @@ impl Allocation {
     fn operand(&mut self, asm: &mut Asm, source: Source) -> Operand {
         match source {
             Source::Memory(memory) => Operand::Memory(memory),
+            Source::Register(register) => Operand::Vector(register),
             Source::Value(value) => match (self.register[value], self.spilled[value]) {
                 (None, Some(slot)) => Operand::Memory(Memory::frame(slot)),
                 _ => Operand::Vector(self.vector(asm, source)),
@@ -393,15 +450,15 @@ impl Allocation {
 
     /// A free register, which the step at hand may use.
     fn any(&mut self, asm: &mut Asm) -> Vector {
-        let free = (0..REGISTERS).find(|&register| self.held[register].is_none() && !self.pinned[register]);
+        let free = (0..self.usable).find(|&register| self.held[register].is_none() && !self.pinned[register]);
         let register = free.unwrap_or_else(|| self.evict(asm));
         self.pinned[register] = true;
-        Vector::try_from(register).expect("there are 32 registers")
+        vector(register)
     }
 
     /// Sends the value whose next use is furthest ahead to the frame.
     fn evict(&mut self, asm: &mut Asm) -> usize {
-        let candidates = (0..REGISTERS).filter(|&register| !self.pinned[register]);
+        let candidates = (0..self.usable).filter(|&register| !self.pinned[register]);
         let next = |register: usize| {
             let value = self.held[register].expect("no register is free");
             self.uses[value].last().copied()
@@ -411,12 +468,21 @@ impl Allocation {
         self.register[value] = None;
         if self.spilled[value].is_none() {
             let slot = asm.spills.pop().unwrap_or_else(|| asm.room(VECTOR));
-            let vector = Vector::try_from(register).expect("there are 32 registers");
-            asm.store(Width::Wide, Op::Store32, Memory::frame(slot), vector, ALL);
+            asm.store(Width::Wide, Op::Store32, Memory::frame(slot), vector(register), ALL);
             self.spilled[value] = Some(slot);
         }
         register
     }
+}
+
+fn vector(register: usize) -> Vector {
+    Vector::try_from(register).expect("there are 32 registers")
+}
+
+/// What an instruction would read from memory, in a register.
+fn load_operand(asm: &mut Asm, to: Vector, memory: Memory) {
+    let op = if memory.splat { Op::Splat } else { Op::Move };
+    asm.load(Width::Wide, op, to, Memory { splat: false, ..memory }, ALL);
 }
 
 /// `to = a % by`, unsigned, lane by lane: rare enough.

@@ -6,8 +6,8 @@ use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{At, Buffer, Expr, Extent, Fold, Kernel, Over, Program, Stage, Store};
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
-    AsmRegister64, dword_ptr, eax, ecx, edx, k1, k2, k5, ptr, qword_ptr, r8, r9, r10, r12, r12d, rax, rbx,
-    rcx, rdi, rdx, rsi, rsp,
+    AsmRegister64, dword_ptr, eax, ecx, edx, k1, k2, k5, ptr, qword_ptr, r8, r9, r10, r12, r12d, r15, rax,
+    rbx, rcx, rdi, rdx, rsi, rsp,
 };
 
 use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Width, offset_of, times, x86};
@@ -19,11 +19,15 @@ use super::{Code, Products};
 use crate::layout::{PADDING, column_pitch, row_bytes, vector_pitch};
 use crate::plan::{self, Plan};
 
-/// Rows of a chunk: what a stage leaves in the frame and in the cache is used again before the next chunk.
-pub(super) const CHUNK: usize = 128;
+/// Most rows of a chunk: what a stage leaves in the frame and in the cache is used again before the next chunk.
+const CHUNK: usize = 128;
 
-/// Rows in the frame that are to be turned: a chunk, its padding, and as many as complete a group.
-const TURNED: usize = CHUNK + turn::ROWS;
+/// Rows of a chunk where packing its panels costs little: then the rows' memory stays in the first-level cache from one
+/// panel to the next, which has the other half of its lines.
+const SMALL_CHUNK: usize = 64;
+
+/// Depth up to which packing costs little.
+const SHALLOW: usize = 256;
 
 /// Numbers of the call, in the frame.
 pub(super) struct Slots {
@@ -49,6 +53,8 @@ pub(super) struct Emitter<'a> {
     pub(super) products: Products,
     /// Vectors in a row of a panel: 1 or 2.
     pub(super) tiles: usize,
+    /// Rows of a chunk.
+    pub(super) chunk: usize,
     pub(super) slots: Slots,
     /// Values that are computed once a call.
     pub(super) kept: HashMap<Handle<Expr>, i32>,
@@ -60,6 +66,7 @@ pub(super) struct Emitter<'a> {
 struct Rooms {
     rows: i32,
     columns: i32,
+    columns_end: i32,
     partials: i32,
     turned: i32,
     gathered: i32,
@@ -104,6 +111,8 @@ impl<'a> Emitter<'a> {
         let narrow = matches!(kernel.columns, Extent::Const(columns) if columns <= LANES);
         let tiles = if narrow { 1 } else { 2 };
         let samples = program.batch.max(program.infer_batch);
+        let deep = kernel.contraction.is_some_and(|contraction| contraction.depth.size(samples) > SHALLOW);
+        let chunk = if deep { CHUNK } else { SMALL_CHUNK };
         Ok(Self {
             asm,
             program,
@@ -112,10 +121,16 @@ impl<'a> Emitter<'a> {
             products,
             foreseen: values::foresee(kernel, kernel.columns.size(samples), tiles),
             tiles,
+            chunk,
             slots,
             kept: HashMap::new(),
             rooms: Rooms::default(),
         })
+    }
+
+    /// Rows in the frame that are to be turned: a chunk, its padding, and as many as complete a group.
+    fn turned_rows(&self) -> usize {
+        self.chunk + turn::ROWS
     }
 
     /// Columns of a panel.
@@ -167,12 +182,13 @@ impl<'a> Emitter<'a> {
         self.keep_constants(&plans);
         let panel = kernel.contraction.as_ref().map(|contraction| self.begin_contraction(contraction));
         let [mut again, mut fits, mut done] = [0; 3].map(|_| self.asm.label());
+        let rows_of_chunk = self.chunk;
         self.asm.place(&mut again);
         x86!(self.asm;
             mov(rax, qword_ptr(rsp + chunk));
             cmp(rax, qword_ptr(rsp + end));
             jae(done);
-            add(rax, offset_of(CHUNK));
+            add(rax, offset_of(rows_of_chunk));
             cmp(rax, qword_ptr(rsp + end));
             jbe(fits);
             mov(rax, qword_ptr(rsp + end));
@@ -200,18 +216,21 @@ impl<'a> Emitter<'a> {
     /// Room for the largest needs of all stages.
     fn rooms(&mut self, plans: &[Plan<'_>]) {
         let most = |need: &dyn Fn(&Plan<'_>) -> usize| plans.iter().map(need).max().unwrap_or(0).max(1);
-        let rows = most(&|plan| self.kept_at(plan, Level::Row).len()) * CHUNK * 4;
+        let rows = most(&|plan| self.kept_at(plan, Level::Row).len()) * self.chunk * 4;
         let columns = most(&|plan| self.kept_at(plan, Level::Column).len()) * self.tiles * VECTOR;
-        let partials = most(&|plan| plan.stage.reduces.len()) * CHUNK * VECTOR;
-        let turned = most(&|plan| self.turned(plan.stage).len()) * TURNED * self.width();
+        let partials = most(&|plan| plan.stage.reduces.len()) * self.chunk * VECTOR;
+        let turned = most(&|plan| self.turned(plan.stage).len()) * self.turned_rows() * self.width();
         let gathered = most(&|plan| {
             let loads = [Level::Column, Level::Element].map(|level| self.gathered(plan, level).len());
             loads[0] + loads[1] + plan.stage.stores.len()
         }) * self.tiles
             * VECTOR;
+        let rows = self.asm.room(rows);
+        let first_column = self.asm.room(columns);
         self.rooms = Rooms {
-            rows: self.asm.room(rows),
-            columns: self.asm.room(columns),
+            rows,
+            columns: first_column,
+            columns_end: first_column + offset_of(columns),
             partials: self.asm.room(partials),
             turned: self.asm.room(turned),
             gathered: self.asm.room(gathered),
@@ -443,6 +462,9 @@ impl<'a> Emitter<'a> {
             Extent::Const(columns) => Some(columns),
             Extent::Rows(_) => None,
         };
+        if let (Some(panel), Some(contraction), true) = (panel, &self.kernel.contraction, plan.accumulates) {
+            self.begin_chunk(contraction, panel);
+        }
         x86!(self.asm; mov(qword_ptr(rsp + panel_slot), 0));
         let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
         if known.is_none_or(|columns| columns >= width) {
@@ -526,7 +548,7 @@ impl<'a> Emitter<'a> {
         let turned = self.turned(plan.stage);
         let turning: Vec<Base> = (0..turned.len())
             .map(|number| {
-                let room = self.rooms.turned + offset_of(number * TURNED * self.width());
+                let room = self.rooms.turned + offset_of(number * self.turned_rows() * self.width());
                 let width = self.width();
                 self.lead_frame(&mut leads, room, width)
             })
@@ -545,6 +567,10 @@ impl<'a> Emitter<'a> {
             scope.gathered.insert(place, room);
         }
         let scattered = self.rooms.gathered + offset_of(gathers.len() * self.tiles * VECTOR);
+        let mut across = Vec::new();
+        let mut block = self.elements(plan, &scope, partials, &turning, scattered, &mut across);
+        let still = self.stillness();
+        block.settle(&mut self.asm, still);
         self.rows(&leads, |emitter, next| {
             if let Some(when) = plan.stage.when {
                 let next = *next;
@@ -559,15 +585,27 @@ impl<'a> Emitter<'a> {
                     partial,
                 );
             }
-            let mut across = Vec::new();
-            emitter.elements(plan, &scope, partials, &turning, scattered, &mut across);
+            block.write(&mut emitter.asm);
             for (store, room) in across {
                 emitter.scatter(&store, scope.leads[&(store.buffer, store.at)], room, partial);
             }
         });
         for (number, store) in turned.iter().enumerate() {
-            let room = self.rooms.turned + offset_of(number * TURNED * self.width());
+            let room = self.rooms.turned + offset_of(number * self.turned_rows() * self.width());
             self.turn(store, room, partial);
+        }
+    }
+
+    /// What stays as it is in the loop over rows: constants, and the frame's values of the call and of the panel.
+    fn stillness(&self) -> impl Fn(Memory) -> bool + use<> {
+        let kept: Vec<i32> = self.kept.values().copied().collect();
+        let columns = self.rooms.columns..self.rooms.columns_end;
+        move |memory| match memory.base {
+            Base::Register(base) if base == r15 => true,
+            Base::Register(base) if base == rsp => {
+                kept.contains(&memory.offset) || columns.contains(&memory.offset)
+            }
+            _ => false,
         }
     }
 
@@ -619,7 +657,7 @@ impl<'a> Emitter<'a> {
         turning: &[Base],
         scattered: i32,
         across: &mut Vec<(Store, i32)>,
-    ) {
+    ) -> Block {
         let (mut block, mut known) = (Block::new(Width::Wide), Known::new());
         let turned = self.turned(plan.stage);
         for vector in 0..self.tiles {
@@ -654,7 +692,7 @@ impl<'a> Emitter<'a> {
             }
             block.reduce(folding(reduce.op), to, values);
         }
-        block.write(&mut self.asm);
+        block
     }
 
     /// Whether the elements that a store covers are neighbours, or there is only one.

@@ -24,7 +24,7 @@ use iced_x86::code_asm::{
 
 use super::Products;
 use super::asm::{ALL, Asm, LANES, Mask, Memory, Op, Operand, VECTOR, Vector, Width, offset_of, times, x86};
-use super::nest::{CHUNK, Emitter};
+use super::nest::Emitter;
 use crate::layout::row_bytes;
 
 /// Products along the depth in a packed block of a panel.
@@ -45,7 +45,7 @@ pub(super) struct Panel {
     packed: i32,
     /// Bytes of a tile's part of it.
     pitch: usize,
-    /// The accumulators, `[CHUNK][16 * tiles]`.
+    /// The accumulators, `[rows of a chunk][16 * tiles]`.
     pub(super) sums: i32,
     /// Rows of a tile that does not exist in full.
     spare: i32,
@@ -65,9 +65,9 @@ impl Emitter<'_> {
         let panel = Panel {
             packed: asm.room(pitch * self.tiles),
             pitch,
-            sums: asm.room(CHUNK * self.tiles * VECTOR),
+            sums: asm.room(self.chunk * self.tiles * VECTOR),
             spare: asm.room(LANES * VECTOR),
-            starts: asm.room(CHUNK * 4),
+            starts: asm.room(self.chunk * 4),
             configuration: asm.room(VECTOR),
             depth: asm.room(8),
         };
@@ -104,12 +104,16 @@ impl Emitter<'_> {
         }
     }
 
-    /// The accumulators of the chunk and the panel at hand.
-    pub(super) fn contract(&mut self, contraction: &Contraction, panel: &Panel) {
-        let whole = contraction.depth.size(self.buffer(contraction.lhs).samples) <= PIECE;
+    /// What all panels of the chunk at hand share.
+    pub(super) fn begin_chunk(&mut self, contraction: &Contraction, panel: &Panel) {
         if self.products == Products::Vectors && shifted(contraction) {
             self.row_sums(contraction, panel);
         }
+    }
+
+    /// The accumulators of the chunk and the panel at hand.
+    pub(super) fn contract(&mut self, contraction: &Contraction, panel: &Panel) {
+        let whole = contraction.depth.size(self.buffer(contraction.lhs).samples) <= PIECE;
         if whole {
             self.pack(contraction, panel, None);
             return self.multiply(contraction, panel, Start::Fresh, None);

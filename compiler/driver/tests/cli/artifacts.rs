@@ -14,7 +14,10 @@ fn every_kind_of_output() {
         ("asm", &["ret", "; "]),
         ("dot", &["digraph", "->"]),
     ] {
-        for target in ["native", "x86_64-v3", "aarch64", "riscv64"] {
+        // Kernels for AVX-512 are not Cranelift's work, so a machine that has it shows no CLIF of its own.
+        let targets = ["x86_64-v3", "aarch64", "riscv64", "x86_64-v4"];
+        let count = if kind == "clif" { 3 } else { 4 };
+        for target in &targets[..count] {
             let line = format!("compile net.onnx -o out.{kind} --emit {kind} --target {target}");
             assert!(fixture.done(&line).out.starts_with(&format!("wrote out.{kind}")));
             let text = String::from_utf8(fixture.read(&format!("out.{kind}"))).unwrap();
@@ -22,6 +25,8 @@ fn every_kind_of_output() {
             assert_eq!(missing, None, "{kind} {target}: {}", &text[..text.len().min(800)]);
         }
     }
+    let failed = fixture.failed("compile net.onnx -o out.clif --emit clif --target x86_64-v4");
+    assert!(failed.err.contains("`--emit asm` shows them"), "{}", failed.err);
     let artifact = |line: &str| {
         fixture.done(&format!("compile net.onnx -o out.ffc {line}"));
         fixture.read("out.ffc")

@@ -37,6 +37,23 @@ pub(super) fn ordered(steps: Vec<Step>) -> Vec<Step> {
     order.into_iter().map(|step| steps[step]).collect()
 }
 
+/// The most values that are alive at a time.
+pub(super) fn pressure(steps: &[Step]) -> usize {
+    let mut alive = std::collections::HashSet::new();
+    let mut most = 0;
+    for step in steps.iter().rev() {
+        if let Some(value) = step.defines() {
+            alive.remove(&value);
+        }
+        alive.extend(step.sources().into_iter().filter_map(|source| match source {
+            Source::Value(value) => Some(value),
+            Source::Memory(_) | Source::Register(_) => None,
+        }));
+        most = most.max(alive.len());
+    }
+    most
+}
+
 /// The steps that must come before each step.
 fn dependencies(steps: &[Step]) -> Vec<Vec<usize>> {
     let mut defined = std::collections::HashMap::new();
@@ -45,7 +62,7 @@ fn dependencies(steps: &[Step]) -> Vec<Vec<usize>> {
     for (number, step) in steps.iter().enumerate() {
         let values = step.sources().into_iter().filter_map(|source| match source {
             Source::Value(value) => Some(value),
-            Source::Memory(_) => None,
+            Source::Memory(_) | Source::Register(_) => None,
         });
         let mut before: Vec<usize> = values.map(|value| defined[&value]).collect();
         match step {
