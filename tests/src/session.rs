@@ -40,14 +40,18 @@ pub fn program_of(name: &str, imported: &Module, options: &recipe::Options) -> (
     (train.clone(), program.unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
-/// The machine at hand, and the least that its architecture offers.
+/// The machine at hand, the least that its architecture offers, and what lies between where that has code of its own.
 ///
 /// # Panics
 /// On an architecture that ffc does not compile for.
 pub fn targets() -> Vec<Target> {
     let host = Architecture::host().expect("tests run on an architecture that ffc compiles for");
     let baseline = Target::named(host.name()).expect("every architecture has its baseline");
-    vec![ffc_cpu::native().expect("the architecture is known"), baseline]
+    let native = ffc_cpu::native().expect("the architecture is known");
+    let mut targets = vec![native.clone(), baseline];
+    // Another machine's code where this one has tiles.
+    targets.extend(ffc_cpu::native_as("avx512vnni").ok().filter(|target| *target != native));
+    targets
 }
 
 /// Machine code for a target. With `parallel` every kernel is divided among threads, however small.

@@ -1,9 +1,10 @@
-//! Machine code for CPUs by Cranelift.
+//! Machine code for CPUs: AVX-512 and AMX directly, everything else by Cranelift.
 //!
 //! [`CpuBackend`] compiles every kernel of a program to one function and lays the functions out in one blob that runs
 //! wherever it is mapped: kernels call nothing and refer to nothing outside themselves.
 //!
 //! * `emit` writes a kernel as Cranelift's IR: the loop nest, expressions on 128-bit vectors, contraction tiles;
+//! * `wide` writes a kernel as AVX-512 instructions, where the target has them;
 //! * `machine` says what a target's instructions offer and configures Cranelift for it;
 //! * `blob` compiles functions and lays them out;
 //! * `native` looks at the machine that this program runs on.
@@ -19,4 +20,4 @@ mod plan;
 mod wide;
 
 pub use backend::CpuBackend;
-pub use native::native;
+pub use native::{native, native_as};

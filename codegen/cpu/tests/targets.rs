@@ -122,3 +122,24 @@ fn what_cannot_be_compiled_is_said() {
     let error = CpuBackend::new(unknown).err().unwrap();
     assert_eq!(error.to_string(), "target `x86_64`: unknown feature: sse9");
 }
+
+#[test]
+fn parts_of_a_machine_have_names() {
+    let native = native().unwrap();
+    let portable = ffc_cpu::native_as("portable").unwrap();
+    assert!(portable.features.is_empty(), "{:?}", portable.features);
+    assert_eq!(
+        ffc_cpu::native_as("mmx").unwrap_err(),
+        "`mmx` is none of portable, avx2, avxvnni, avx512vnni, amx"
+    );
+    for (level, mark, without) in [
+        ("avx2", "avx2", "avxvnni"),
+        ("avxvnni", "avxvnni", "avx512f"),
+        ("avx512vnni", "avx512vnni", "amx-int8"),
+    ] {
+        match ffc_cpu::native_as(level) {
+            Ok(target) => assert!(target.has(mark) && !target.has(without), "{level}: {:?}", target.features),
+            Err(error) => assert!(!native.has(mark) && error.contains(mark), "{error}"),
+        }
+    }
+}

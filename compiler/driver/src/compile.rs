@@ -42,6 +42,9 @@ pub fn assemble(program: &Program, target: &Target) -> Result<Artifact, Failure>
     Ok(CpuBackend::new(target.clone())?.compile(program)?)
 }
 
+/// Environment variable that makes less of the machine at hand than it is: see [`ffc_cpu::native_as`].
+pub const LEVEL: &str = "FFC_CPU";
+
 /// The target of this name; `native` is the machine at hand.
 ///
 /// # Errors
@@ -49,6 +52,11 @@ pub fn assemble(program: &Program, target: &Target) -> Result<Artifact, Failure>
 pub fn target(name: &str) -> Result<Target, Failure> {
     if name != "native" {
         return Ok(Target::named(name)?);
+    }
+    if let Ok(level) = std::env::var(LEVEL) {
+        return ffc_cpu::native_as(&level).map_err(|reason| {
+            Failure::new(format!("{LEVEL}={level}: {reason}")).with_help(format!("unset {LEVEL}"))
+        });
     }
     ffc_cpu::native().ok_or_else(|| {
         let known: Vec<_> = [Architecture::X86_64, Architecture::Aarch64, Architecture::Riscv64]
