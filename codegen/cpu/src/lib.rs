@@ -16,8 +16,10 @@ mod emit;
 mod layout;
 mod machine;
 mod native;
+mod peak;
 mod plan;
 mod wide;
 
 pub use backend::CpuBackend;
 pub use native::{native, native_as};
+pub use peak::{Peak, peak};

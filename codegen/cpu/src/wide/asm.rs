@@ -469,6 +469,12 @@ impl Asm {
         }
     }
 
+    /// Asks for a cache line.
+    pub(super) fn prefetch(&mut self, from: Memory) {
+        let from = self.operand(from);
+        self.add(encoded(Instruction::with1(Opcode::Prefetcht0_m8, from)), ALL, false);
+    }
+
     /// `to` is all zeros.
     pub(super) fn zero(&mut self, to: Vector) {
         self.binary(Width::Wide, Op::Xor, to, to, Operand::Vector(to), ALL);

@@ -73,6 +73,11 @@ impl Code {
     }
 }
 
+/// A loop of products on registers alone, this many turns, and the multiply-accumulates of a turn.
+pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
+    tile::peak(products, turns)
+}
+
 /// The machine code of a kernel.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Wid
 use super::block::{Block, Source};
 use super::tile::Panel;
 use super::turn;
-use super::values::{self, Foreseen, Known, Level, Scope, mask};
+use super::values::{self, Evaluation, Foreseen, Level, Scope, mask};
 use super::{Code, Products};
 use crate::layout::{PADDING, column_pitch, row_bytes, vector_pitch};
 use crate::plan::{self, Plan};
@@ -248,14 +248,14 @@ impl<'a> Emitter<'a> {
         }
         let leads = self.leads(&self.loads(&kept, Level::Kernel), false);
         let scope = self.scope(Level::Kernel, &leads);
-        let (mut block, mut known) = (Block::new(Width::Narrow), Known::new());
+        let mut work = Evaluation::new(&scope);
         for handle in kept {
             let room = self.asm.room(8);
-            let value = self.value(&mut block, &scope, &mut known, handle, 0);
-            block.store_one(DType::I32, Memory::frame(room), value);
+            let value = self.value(&mut work, handle, 0);
+            work.block.store_one(DType::I32, Memory::frame(room), value);
             self.kept.insert(handle, room);
         }
-        block.write(&mut self.asm);
+        work.block.write(&mut self.asm);
     }
 
     /// Expressions of a level that a stage uses at an inner level, or stores or reduces.
@@ -430,25 +430,23 @@ impl<'a> Emitter<'a> {
         let room = self.asm.room(8);
         self.rows(&leads, |emitter, next| {
             if let Some(when) = plan.stage.when {
-                let (mut block, mut known) = (Block::new(Width::Narrow), Known::new());
-                let value = emitter.value(&mut block, &scope, &mut known, when, 0);
-                block.store_one(DType::I32, Memory::frame(room), value);
-                block.write(&mut emitter.asm);
+                let mut work = Evaluation::new(&scope);
+                let value = emitter.value(&mut work, when, 0);
+                work.block.store_one(DType::I32, Memory::frame(room), value);
+                work.block.write(&mut emitter.asm);
                 let next = *next;
                 x86!(emitter.asm; cmp(dword_ptr(rsp + room), 0); je(next));
             }
-            let (mut block, mut known) = (Block::new(Width::Narrow), Known::new());
+            let mut work = Evaluation::new(&scope);
             let stores: Vec<_> = plan.stage.stores.iter().collect();
-            let values: Vec<Source> = stores
-                .iter()
-                .map(|store| emitter.value(&mut block, &scope, &mut known, store.value, 0))
-                .collect();
+            let values: Vec<Source> =
+                stores.iter().map(|store| emitter.value(&mut work, store.value, 0)).collect();
             for (store, value) in stores.into_iter().zip(values) {
                 let base = scope.leads[&(store.buffer, store.at)];
                 let dtype = emitter.buffer(store.buffer).dtype;
-                block.store_one(dtype, Memory { base, offset: 0, splat: false }, value);
+                work.block.store_one(dtype, Memory { base, offset: 0, splat: false }, value);
             }
-            block.write(&mut emitter.asm);
+            work.block.write(&mut emitter.asm);
         });
     }
 
@@ -501,13 +499,13 @@ impl<'a> Emitter<'a> {
         let to = self.lead_frame(&mut leads, self.rooms.rows, 4 * kept.len());
         let scope = self.scope(Level::Row, &leads);
         self.rows(&leads, |emitter, _| {
-            let (mut block, mut known) = (Block::new(Width::Narrow), Known::new());
+            let mut work = Evaluation::new(&scope);
             for (place, &handle) in kept.iter().enumerate() {
-                let value = emitter.value(&mut block, &scope, &mut known, handle, 0);
+                let value = emitter.value(&mut work, handle, 0);
                 let to = Memory { base: to, offset: offset_of(4 * place), splat: false };
-                block.store_one(DType::I32, to, value);
+                work.block.store_one(DType::I32, to, value);
             }
-            block.write(&mut emitter.asm);
+            work.block.write(&mut emitter.asm);
         });
     }
 
@@ -611,9 +609,9 @@ impl<'a> Emitter<'a> {
 
     /// Jumps to the label if a stage leaves the row out.
     fn leave_out(&mut self, when: Handle<Expr>, scope: &Scope<'_>, next: iced_x86::code_asm::CodeLabel) {
-        let (mut block, mut known) = (Block::new(Width::Narrow), Known::new());
+        let mut work = Evaluation::new(scope);
         // Gates change with the row at most, so this is a value in memory.
-        let source = self.value(&mut block, scope, &mut known, when, 0);
+        let source = self.value(&mut work, when, 0);
         let Source::Memory(memory) = source else { unreachable!("gates do not depend on columns") };
         self.asm.load_one(DType::I32, memory);
         x86!(self.asm; test(eax, eax); je(next));
@@ -636,16 +634,16 @@ impl<'a> Emitter<'a> {
                 scope.gathered.insert((handle, at), room);
             }
         }
-        let (mut block, mut known) = (Block::new(Width::Wide), Known::new());
+        let mut work = Evaluation::new(&scope);
         let room = self.rooms.columns;
         for (place, &handle) in kept.iter().enumerate() {
             for vector in 0..self.tiles {
-                let value = self.value(&mut block, &scope, &mut known, handle, vector);
+                let value = self.value(&mut work, handle, vector);
                 let at = offset_of((place * self.tiles + vector) * VECTOR);
-                block.store(Op::Store32, Memory::frame(room + at), value, ALL);
+                work.block.store(Op::Store32, Memory::frame(room + at), value, ALL);
             }
         }
-        block.write(&mut self.asm);
+        work.block.write(&mut self.asm);
     }
 
     /// The expressions of a row of the panel.
@@ -658,23 +656,22 @@ impl<'a> Emitter<'a> {
         scattered: i32,
         across: &mut Vec<(Store, i32)>,
     ) -> Block {
-        let (mut block, mut known) = (Block::new(Width::Wide), Known::new());
+        let mut work = Evaluation::new(scope);
         let turned = self.turned(plan.stage);
         for vector in 0..self.tiles {
             // All loads of an element come before its stores.
             let roots: Vec<Handle<Expr>> = plan::roots(plan.stage).collect();
-            let values: Vec<Source> =
-                roots.iter().map(|&root| self.value(&mut block, scope, &mut known, root, vector)).collect();
+            let values: Vec<Source> = roots.iter().map(|&root| self.value(&mut work, root, vector)).collect();
             for (number, (store, &value)) in plan.stage.stores.iter().zip(&values).enumerate() {
                 if let Some(number) = turned.iter().position(|turned| turned == store) {
                     let to =
                         Memory { base: turning[number], offset: offset_of(vector * LANES), splat: false };
-                    block.store(Op::Store8, to, value, ALL);
+                    work.block.store(Op::Store8, to, value, ALL);
                 } else if self.is_neighbours(store) {
-                    self.store(&mut block, scope, store, value, vector);
+                    self.store(&mut work, store, value, vector);
                 } else {
                     let room = scattered + offset_of(number * self.tiles * VECTOR);
-                    block.store(Op::Store32, Memory::frame(room).ahead(vector * VECTOR), value, ALL);
+                    work.block.store(Op::Store32, Memory::frame(room).ahead(vector * VECTOR), value, ALL);
                     if vector == 0 {
                         across.push((*store, room));
                     }
@@ -687,12 +684,12 @@ impl<'a> Emitter<'a> {
             let to = Memory { base, offset: offset_of(number * VECTOR), splat: false };
             let mut values = [None; 2];
             for (vector, slot) in values.iter_mut().enumerate().take(self.tiles) {
-                let value = self.value(&mut block, scope, &mut known, reduce.value, vector);
+                let value = self.value(&mut work, reduce.value, vector);
                 *slot = Some((value, mask(vector, scope.partial)));
             }
-            block.reduce(folding(reduce.op), to, values);
+            work.block.reduce(folding(reduce.op), to, values);
         }
-        block
+        work.block
     }
 
     /// Whether the elements that a store covers are neighbours, or there is only one.

@@ -75,8 +75,8 @@ impl Emitter<'_> {
         let depth = panel.depth;
         x86!(self.asm; mov(qword_ptr(rsp + depth), rax));
         if self.products == Products::Tiles {
-            self.write_configuration(&panel);
             let at = panel.configuration;
+            write_configuration(&mut self.asm, at);
             x86!(self.asm; ldtilecfg(ptr(rsp + at)));
         }
         panel
@@ -85,22 +85,6 @@ impl Emitter<'_> {
     pub(super) fn end_contraction(&mut self) {
         if self.products == Products::Tiles {
             x86!(self.asm; tilerelease());
-        }
-    }
-
-    /// Palette 1; all tiles have rows of 64 bytes, and 16 rows until `configure` says otherwise.
-    fn write_configuration(&mut self, panel: &Panel) {
-        let at = panel.configuration;
-        let mut bytes = [0u8; VECTOR];
-        bytes[0] = 1;
-        for tile in 0..8 {
-            bytes[16 + 2 * tile] = 64;
-            bytes[48 + tile] = 16;
-        }
-        for (word, bytes) in bytes.chunks_exact(8).enumerate() {
-            let value = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-            let place = at + offset_of(8 * word);
-            x86!(self.asm; mov(rax, value); mov(qword_ptr(rsp + place), rax));
         }
     }
 
@@ -368,17 +352,18 @@ impl Emitter<'_> {
         x86!(self.asm; mov(r11, rsi); lea(rdx, ptr(rsp + packed)); mov(rcx, r13));
         let mut again = self.asm.label();
         self.asm.place(&mut again);
-        let second = offset_of(panel.pitch);
-        x86!(self.asm; tileloadd(tmm6, ptr(rdx + r8)); tileloadd(tmm4, ptr(r11 + r9)); tdpbssd(tmm0, tmm4, tmm6));
+        let (second, below) = (offset_of(panel.pitch), offset_of(TILE_ROWS * pitch));
+        x86!(self.asm; tileloadd(tmm6, ptr(rdx + r8)));
         if width == 2 {
-            x86!(self.asm; tileloadd(tmm7, ptr(rdx + r8 + second)); tdpbssd(tmm1, tmm4, tmm7));
+            x86!(self.asm; tileloadd(tmm7, ptr(rdx + r8 + second)));
         }
+        x86!(self.asm; tileloadd(tmm4, ptr(r11 + r9)));
         if height == 2 {
-            let below = offset_of(TILE_ROWS * pitch);
-            x86!(self.asm; tileloadd(tmm5, ptr(r11 + r9 + below)); tdpbssd(tmm2, tmm5, tmm6));
-            if width == 2 {
-                x86!(self.asm; tdpbssd(tmm3, tmm5, tmm7));
-            }
+            x86!(self.asm; tileloadd(tmm5, ptr(r11 + r9 + below)));
+        }
+        for (row, column) in sums.clone() {
+            let (sum, left, right) = (SUMS[row][column], [tmm4, tmm5][row], [tmm6, tmm7][column]);
+            x86!(self.asm; tdpbssd(sum, left, right));
         }
         x86!(self.asm; add(rdx, offset_of(BLOCK)); add(r11, 64); dec(rcx); jnz(again));
         for (row, column) in sums {
@@ -486,6 +471,57 @@ impl Emitter<'_> {
         self.asm.combine_lanes(Op::IAdd, 0, 2);
         x86!(self.asm; xor(eax, eax); sub(eax, ecx); mov(dword_ptr(rdi), eax));
         x86!(self.asm; add(rsi, offset_of(pitch)); add(rdi, 4); dec(rbx); jnz(row));
+    }
+}
+
+/// See [`super::peak`].
+pub(super) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
+    let mut asm = Asm::new();
+    let mut again = asm.label();
+    let at = asm.room(VECTOR);
+    if products == Products::Tiles {
+        write_configuration(&mut asm, at);
+        x86!(asm; ldtilecfg(ptr(rsp + at)));
+    }
+    let turns = u64::try_from(turns).expect("sizes fit");
+    x86!(asm; mov(rcx, turns));
+    asm.place(&mut again);
+    let macs = match products {
+        Products::Tiles => {
+            x86!(asm;
+                tdpbssd(tmm0, tmm4, tmm6);
+                tdpbssd(tmm1, tmm4, tmm7);
+                tdpbssd(tmm2, tmm5, tmm6);
+                tdpbssd(tmm3, tmm5, tmm7)
+            );
+            4 * TILE_ROWS * LANES * STEP
+        }
+        Products::Vectors => {
+            for sum in 0..24 {
+                asm.binary(Width::Wide, Op::Dot, sum, 24, Operand::Vector(25), ALL);
+            }
+            24 * VECTOR
+        }
+    };
+    x86!(asm; dec(rcx); jnz(again));
+    if products == Products::Tiles {
+        x86!(asm; tilerelease());
+    }
+    (asm.finish().bytes, macs)
+}
+
+/// Palette 1; all tiles have rows of 64 bytes, and 16 rows until `configure` says otherwise.
+fn write_configuration(asm: &mut Asm, at: i32) {
+    let mut bytes = [0u8; VECTOR];
+    bytes[0] = 1;
+    for tile in 0..8 {
+        bytes[16 + 2 * tile] = 64;
+        bytes[48 + tile] = 16;
+    }
+    for (word, bytes) in bytes.chunks_exact(8).enumerate() {
+        let value = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        let place = at + offset_of(8 * word);
+        x86!(asm; mov(rax, value); mov(qword_ptr(rsp + place), rax));
     }
 }
 

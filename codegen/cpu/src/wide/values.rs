@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Binary, Buffer, Expr, Kernel, Store, Unary};
+use ffc_ir::kernel::{At, Binary, Buffer, BufferClass, Expr, Kernel, Store, Unary};
 use ffc_ir::numerics::{Arith, Number, Scalar};
 use ffc_ir::types::DType;
 use iced_x86::Register;
 
-use super::asm::{Base, LANES, Mask, Memory, Op, VECTOR, offset_of};
+use super::asm::{Base, LANES, Mask, Memory, Op, VECTOR, Width, offset_of};
 use super::block::{Block, Condition, Source};
 use super::nest::Emitter;
 use crate::layout::{column_pitch, padded};
@@ -169,19 +169,28 @@ pub(super) fn mask(vector: usize, partial: bool) -> Mask {
     Mask(if partial { u8::try_from(vector).expect("panels have two vectors") + 1 } else { 0 })
 }
 
-/// Values of expressions in a block: by expression and vector of the panel.
-pub(super) type Known = HashMap<(Handle<Expr>, usize), Source>;
+/// A block in the making: steps for expressions, in a scope.
+pub(super) struct Evaluation<'a> {
+    pub(super) block: Block,
+    pub(super) scope: &'a Scope<'a>,
+    /// Values so far: by expression and vector of the panel.
+    known: HashMap<(Handle<Expr>, usize), Source>,
+}
+
+impl<'a> Evaluation<'a> {
+    pub(super) fn new(scope: &'a Scope<'a>) -> Self {
+        let width = match scope.level {
+            Level::Kernel | Level::Row => Width::Narrow,
+            Level::Column | Level::Element => Width::Wide,
+        };
+        Self { block: Block::new(width), scope, known: HashMap::new() }
+    }
+}
 
 impl Emitter<'_> {
     /// The value of an expression for a vector of the panel, as an operand of a step in this scope.
-    pub(super) fn value(
-        &mut self,
-        block: &mut Block,
-        scope: &Scope<'_>,
-        known: &mut Known,
-        handle: Handle<Expr>,
-        vector: usize,
-    ) -> Source {
+    pub(super) fn value(&mut self, to: &mut Evaluation<'_>, handle: Handle<Expr>, vector: usize) -> Source {
+        let scope = to.scope;
         match self.kernel.exprs[handle] {
             Expr::ConstF32(bits) => return Source::Memory(self.asm.word(bits)),
             Expr::ConstI32(value) => return Source::Memory(self.asm.word(value.cast_unsigned())),
@@ -191,7 +200,7 @@ impl Emitter<'_> {
             && self.levels[handle.index()] == scope.level
             && let Some(&first) = self.foreseen.uniform.get(&(mask, vector))
         {
-            return self.value(block, scope, known, if first { a } else { b }, vector);
+            return self.value(to, if first { a } else { b }, vector);
         }
         let vector = if self.foreseen.shared[handle.index()] { 0 } else { vector };
         let place = |handles: &[Handle<Expr>]| {
@@ -212,80 +221,60 @@ impl Emitter<'_> {
             }
             Level::Element => unreachable!("no outer level uses elements"),
         }
-        if let Some(&source) = known.get(&(handle, vector)) {
+        if let Some(&source) = to.known.get(&(handle, vector)) {
             return source;
         }
-        let source = self.compute(block, scope, known, handle, vector);
-        known.insert((handle, vector), source);
+        let source = self.compute(to, handle, vector);
+        to.known.insert((handle, vector), source);
         source
     }
 
-    fn compute(
-        &mut self,
-        block: &mut Block,
-        scope: &Scope<'_>,
-        known: &mut Known,
-        handle: Handle<Expr>,
-        vector: usize,
-    ) -> Source {
+    fn compute(&mut self, to: &mut Evaluation<'_>, handle: Handle<Expr>, vector: usize) -> Source {
         match self.kernel.exprs[handle] {
             Expr::ConstF32(_) | Expr::ConstI32(_) => unreachable!("constants have no level of their own"),
             Expr::Accumulator => {
-                let base = scope.sums.expect("accumulators are used behind a contraction only");
+                let base = to.scope.sums.expect("accumulators are used behind a contraction only");
                 Source::Memory(Memory { base, offset: offset_of(vector * VECTOR), splat: false })
             }
-            Expr::RowIndex => block.splat_register(Register::R12D),
+            Expr::RowIndex => to.block.splat_register(Register::R12D),
             Expr::ColumnIndex => {
-                let first = block.load(Op::Splat, Memory::frame(self.slots.panel), super::asm::ALL);
+                let first = to.block.load(Op::Splat, Memory::frame(self.slots.panel), super::asm::ALL);
                 let lanes = std::array::from_fn(|lane| {
                     u32::try_from(vector * LANES + lane).expect("panels are narrow")
                 });
                 let lanes = self.asm.lanes(lanes);
-                block.binary(Op::IAdd, first, Source::Memory(lanes))
+                to.block.binary(Op::IAdd, first, Source::Memory(lanes))
             }
-            Expr::Load(buffer, at) => self.load(block, scope, buffer, at, vector),
+            Expr::Load(buffer, at) => self.load(to, buffer, at, vector),
             Expr::Unary(op, a) => {
-                let a = self.value(block, scope, known, a, vector);
-                unary(block, op, a)
+                let a = self.value(to, a, vector);
+                unary(&mut to.block, op, a)
             }
             Expr::Binary(op, a, b) => {
-                let a = self.value(block, scope, known, a, vector);
-                let b = self.value(block, scope, known, b, vector);
-                binary(block, op, a, b)
+                let a = self.value(to, a, vector);
+                let b = self.value(to, b, vector);
+                binary(&mut to.block, op, a, b)
             }
-            Expr::Select(mask, a, b) => self.select(block, scope, known, [mask, a, b], vector),
+            Expr::Select(mask, a, b) => self.select(to, [mask, a, b], vector),
         }
     }
 
-    fn select(
-        &mut self,
-        block: &mut Block,
-        scope: &Scope<'_>,
-        known: &mut Known,
-        [mask, a, b]: [Handle<Expr>; 3],
-        vector: usize,
-    ) -> Source {
-        let (a, b) = (self.value(block, scope, known, a, vector), self.value(block, scope, known, b, vector));
-        let here = self.levels[mask.index()] == scope.level && !known.contains_key(&(mask, vector));
+    fn select(&mut self, to: &mut Evaluation<'_>, [mask, a, b]: [Handle<Expr>; 3], vector: usize) -> Source {
+        let (a, b) = (self.value(to, a, vector), self.value(to, b, vector));
+        let here = self.levels[mask.index()] == to.scope.level && !to.known.contains_key(&(mask, vector));
         if let (true, Expr::Binary(op, x, y)) = (here, self.kernel.exprs[mask])
             && let Some(condition) = condition(op)
         {
-            let x = self.value(block, scope, known, x, vector);
-            let y = self.value(block, scope, known, y, vector);
-            return block.choose_by(condition, [x, y, a, b]);
+            let x = self.value(to, x, vector);
+            let y = self.value(to, y, vector);
+            return to.block.choose_by(condition, [x, y, a, b]);
         }
-        let mask = self.value(block, scope, known, mask, vector);
-        block.choose([mask, a, b])
+        let mask = self.value(to, mask, vector);
+        to.block.choose([mask, a, b])
     }
 
-    fn load(
-        &mut self,
-        block: &mut Block,
-        scope: &Scope<'_>,
-        handle: Handle<Buffer>,
-        at: At,
-        vector: usize,
-    ) -> Source {
+    fn load(&mut self, to: &mut Evaluation<'_>, handle: Handle<Buffer>, at: At, vector: usize) -> Source {
+        let scope = to.scope;
         let buffer = self.buffer(handle);
         if let Some(&room) = scope.gathered.get(&(handle, at)) {
             return Source::Memory(Memory::frame(room).ahead(vector * VECTOR));
@@ -295,8 +284,8 @@ impl Emitter<'_> {
         let from = Memory { base, offset: offset_of(vector * LANES * pitch), splat: false };
         if pitch == 0 {
             return match buffer.dtype {
-                DType::I32 | DType::F32 => block.load(Op::Splat, from, super::asm::ALL),
-                narrow => block.load_one(narrow, from),
+                DType::I32 | DType::F32 => to.block.load(Op::Splat, from, super::asm::ALL),
+                narrow => to.block.load_one(narrow, from),
             };
         }
         let op = match buffer.dtype {
@@ -308,22 +297,20 @@ impl Emitter<'_> {
             }
             DType::I32 | DType::F32 => Op::Move,
         };
-        block.load(op, from, mask(vector, scope.partial))
+        // The next panel but one begins the next line of a row, and rows lie too far apart for the hardware to foresee it.
+        if vector == 0 && matches!(buffer.class, BufferClass::Param { .. }) && at == At::Element {
+            to.block.prefetch(from.ahead(VECTOR));
+        }
+        to.block.load(op, from, mask(vector, scope.partial))
     }
 
     /// A store of a vector of neighbouring elements.
-    pub(super) fn store(
-        &mut self,
-        block: &mut Block,
-        scope: &Scope<'_>,
-        store: &Store,
-        value: Source,
-        vector: usize,
-    ) {
+    pub(super) fn store(&mut self, to: &mut Evaluation<'_>, store: &Store, value: Source, vector: usize) {
+        let scope = to.scope;
         let buffer = self.buffer(store.buffer);
         let base = scope.leads[&(store.buffer, store.at)];
         let offset = offset_of(vector * LANES * buffer.dtype.bytes());
-        let to = Memory { base, offset, splat: false };
+        let place = Memory { base, offset, splat: false };
         let op = match buffer.dtype {
             DType::U8 | DType::I8 => Op::Store8,
             DType::I16 => Op::Store16,
@@ -335,10 +322,10 @@ impl Emitter<'_> {
             && matches!(store.at, At::Element)
             && padded(buffer, store.at);
         if zeros {
-            let value = block.keep(value, mask);
-            return block.store(op, to, value, super::asm::ALL);
+            let value = to.block.keep(value, mask);
+            return to.block.store(op, place, value, super::asm::ALL);
         }
-        block.store(op, to, value, mask);
+        to.block.store(op, place, value, mask);
     }
 }
 

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ffc_compiler::recipe::Precision;
-use ffc_ir::kernel::{BufferClass, Kernel, Program};
+use ffc_ir::kernel::{BufferClass, Kernel, Program, Purpose};
 use ffc_runtime::Session;
 use serde_json::{Value, json};
 
+use self::ceiling::{Alone, Shape};
 use super::seeded::Data;
 use super::{print_json, print_line};
-use crate::compile::{compile, preprocessing_constants};
-use crate::initial::{Init, initial_values};
+use crate::compile::compile;
+use crate::initial::Init;
 use crate::options::TrainingArgs;
 use crate::source::{Run, Source};
+use crate::trainer::Trainer;
 use crate::{Failure, job};
+
+mod ceiling;
 
 /// Arguments.
 #[derive(Args, Clone, Debug)]
@@ -42,11 +45,11 @@ pub struct Bench {
 /// # Errors
 /// Whatever stops it.
 pub fn run(args: Bench) -> Result<(), Failure> {
+    if args.steps == 0 {
+        return Err(Failure::usage("`--steps 0` leaves nothing to measure"));
+    }
     let source = Source::open(&args.model)?;
     let description = job::resolve(&source, &args.options.clone().with_config()?)?;
-    if description.options.precision == Precision::Float {
-        return Err(Failure::new("single precision is not compiled, so there is nothing to measure"));
-    }
     let compiled = compile(&source.network.module, &description.options)?;
     let run = Run {
         compiled: &compiled,
@@ -55,16 +58,48 @@ pub fn run(args: Bench) -> Result<(), Failure> {
         seed: description.seed,
         init: Init::Random,
     };
-    let mut session = run.session()?;
-    let constants = preprocessing_constants(&description.options);
-    let params = &compiled.program.params;
-    for (name, values) in initial_values(params, &source.network, &constants, Init::Random, description.seed)
-    {
-        session.load_weights(name, &values)?;
-    }
+    let Trainer::Compiled(mut session) = run.trainer(&source.network)? else {
+        return Err(Failure::new("single precision is not compiled, so there is nothing to measure"));
+    };
     let data = Data::new(&compiled.train, description.options.batch, 0);
-    let times = measure(&mut session, &data, args.steps)?;
-    report(&compiled.program, &data, &times, args.json)
+    let program = &compiled.program;
+    let mut ceilings = Ceilings::new(program, data.labels.len())?;
+    let times = measure(&mut session, &data, args.steps, &mut ceilings)?;
+    ceilings.copy_rate = ceiling::copy_rate(program.state_bytes + program.arena_bytes, args.steps);
+    let report = Report { program, samples: data.labels.len(), times: &times, ceilings: &ceilings };
+    if args.json { print_json(&report.json()) } else { report.print() }
+}
+
+/// What the machine could do.
+struct Ceilings {
+    peak: Option<Alone>,
+    /// The contractions of training, each shape once, on one thread.
+    contractions: Vec<(Shape, Alone)>,
+    /// Bytes read and written a second.
+    copy_rate: f64,
+}
+
+impl Ceilings {
+    fn new(program: &Program, samples: usize) -> Result<Self, Failure> {
+        let target = crate::compile::target("native")?;
+        let mut contractions: Vec<(Shape, Alone)> = Vec::new();
+        let trains = program.schedules.iter().filter(|schedule| schedule.purpose == Purpose::Train);
+        for kernel in trains.flat_map(|schedule| &schedule.kernels) {
+            if let Some(shape) = shape(&program.kernels[*kernel], samples)
+                && !contractions.iter().any(|(other, _)| *other == shape)
+            {
+                contractions.push((shape, Alone::contraction(&target, shape)?));
+            }
+        }
+        Ok(Self { peak: Alone::peak(&target)?, contractions, copy_rate: 0.0 })
+    }
+
+    fn run(&mut self) -> Result<(), Failure> {
+        self.peak
+            .iter_mut()
+            .chain(self.contractions.iter_mut().map(|(_, alone)| alone))
+            .try_for_each(Alone::run)
+    }
 }
 
 /// Medians.
@@ -78,30 +113,45 @@ struct Times {
 /// Steps before the measurement: caches, clocks and threads find their pace.
 const WARM_UP: usize = 20;
 
-fn measure(session: &mut Session, data: &Data, steps: usize) -> Result<Times, Failure> {
+fn measure(
+    session: &mut Session,
+    data: &Data,
+    steps: usize,
+    ceilings: &mut Ceilings,
+) -> Result<Times, Failure> {
     let samples = data.labels.len();
     let mut scores = vec![0.0; samples * session.program().classes];
     let (mut whole, mut infer) = (Vec::new(), Vec::new());
     let mut kernels = vec![Vec::new(); session.program().kernels.len()];
     for step in 0..WARM_UP + steps {
-        let start = Instant::now();
+        let counts = step >= WARM_UP;
+        if counts {
+            ceilings.run()?;
+        }
+        // Twice each: the first time brings back to the caches what others have driven out.
+        for again in [false, true] {
+            let start = Instant::now();
+            session.train_step(data.for_session(), &data.labels)?;
+            if again && counts {
+                whole.push(start.elapsed());
+            }
+        }
+        for again in [false, true] {
+            let start = Instant::now();
+            session.infer(data.for_session(), &mut scores)?;
+            if again && counts {
+                infer.push(start.elapsed());
+            }
+        }
         session.train_step(data.for_session(), &data.labels)?;
-        let trained = start.elapsed();
-        let start = Instant::now();
-        session.infer(data.for_session(), &mut scores)?;
-        let inferred = start.elapsed();
         let mut last = Instant::now();
         session.observe_train_step(data.for_session(), &data.labels, &mut |kernel| {
             let now = Instant::now();
-            if step >= WARM_UP {
+            if counts {
                 kernels[kernel].push(now - last);
             }
             last = now;
         })?;
-        if step >= WARM_UP {
-            whole.push(trained);
-            infer.push(inferred);
-        }
     }
     let kernels = kernels.into_iter().enumerate().filter(|(_, times)| !times.is_empty());
     let kernels = kernels.map(|(kernel, times)| (kernel, median(times))).collect();
@@ -113,11 +163,10 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Multiply-accumulates of a kernel's contraction.
-fn macs(kernel: &Kernel, samples: usize) -> usize {
-    kernel.contraction.map_or(0, |contraction| {
-        [kernel.rows, kernel.columns, contraction.depth].map(|extent| extent.size(samples)).iter().product()
-    })
+/// Rows, columns and depth of a kernel's contraction.
+fn shape(kernel: &Kernel, samples: usize) -> Option<Shape> {
+    let contraction = kernel.contraction?;
+    Some([kernel.rows, kernel.columns, contraction.depth].map(|extent| extent.size(samples)))
 }
 
 /// The least bytes that a kernel can move: everything that it reads once, and what it writes once.
@@ -131,42 +180,84 @@ fn bytes(program: &Program, kernel: &Kernel, samples: usize) -> usize {
     kernel.reads().into_iter().chain(kernel.writes()).map(size).sum()
 }
 
-fn report(program: &Program, data: &Data, times: &Times, as_json: bool) -> Result<(), Failure> {
-    let samples = data.labels.len();
-    let rate = |time: Duration| samples as f64 / time.as_secs_f64();
-    let kernels: Vec<Value> = times
-        .kernels
-        .iter()
-        .map(|&(number, time)| {
-            let kernel = program.kernels.values().nth(number).expect("kernels of the program");
-            let (macs, bytes) = (macs(kernel, samples), bytes(program, kernel, samples));
-            let seconds = time.as_secs_f64();
+/// What is told.
+struct Report<'a> {
+    program: &'a Program,
+    samples: usize,
+    times: &'a Times,
+    ceilings: &'a Ceilings,
+}
+
+impl Report<'_> {
+    fn rate(&self, time: Duration) -> f64 {
+        self.samples as f64 / time.as_secs_f64()
+    }
+
+    fn json(&self) -> Value {
+        let peak = self.ceilings.peak.as_ref().map(Alone::gmacs);
+        let contractions = self.ceilings.contractions.iter().map(|([rows, columns, depth], alone)| {
             json!({
-                "name": kernel.name,
-                "microseconds": seconds * 1e6,
-                "gmacs": macs as f64 / seconds / 1e9,
-                "bytes": bytes,
+                "shape": format!("{rows}x{columns}x{depth}"),
+                "gmacs": alone.gmacs(),
+                "share_of_peak": peak.map(|peak| alone.gmacs() / peak),
             })
+        });
+        let kernels = self.times.kernels.iter().map(|&(number, time)| self.kernel(number, time));
+        json!({
+            "train_images_per_second": self.rate(self.times.step),
+            "infer_images_per_second": self.rate(self.times.infer),
+            "int8_peak_gmacs": peak,
+            "copy_bytes_per_second": self.ceilings.copy_rate,
+            "contractions": contractions.collect::<Vec<_>>(),
+            "kernels": kernels.collect::<Vec<_>>(),
         })
-        .collect();
-    let (train, infer) = (rate(times.step), rate(times.infer));
-    if as_json {
-        return print_json(&json!({
-            "train_images_per_second": train,
-            "infer_images_per_second": infer,
-            "kernels": kernels,
-        }));
     }
-    print_line(&format!("training  {train:>12.0} images/s"))?;
-    print_line(&format!("inference {infer:>12.0} images/s"))?;
-    for kernel in &kernels {
-        print_line(&format!(
-            "{:>10.1} us {:>8.0} GMAC/s {:>10} bytes  {}",
-            kernel["microseconds"].as_f64().unwrap_or_default(),
-            kernel["gmacs"].as_f64().unwrap_or_default(),
-            kernel["bytes"].as_u64().unwrap_or_default(),
-            kernel["name"].as_str().unwrap_or_default(),
-        ))?;
+
+    fn kernel(&self, number: usize, time: Duration) -> Value {
+        let kernel = self.program.kernels.values().nth(number).expect("kernels of the program");
+        let (shape, bytes) = (shape(kernel, self.samples), bytes(self.program, kernel, self.samples));
+        let alone =
+            shape.and_then(|shape| self.ceilings.contractions.iter().find(|(other, _)| *other == shape));
+        let macs: usize = shape.map_or(0, |shape| shape.iter().product());
+        let seconds = time.as_secs_f64();
+        let contraction = alone.map_or(0.0, |(_, alone)| alone.time().as_secs_f64());
+        json!({
+            "name": kernel.name,
+            "microseconds": seconds * 1e6,
+            "gmacs": macs as f64 / seconds / 1e9,
+            "bytes": bytes,
+            "bound_microseconds": (contraction + bytes as f64 / self.ceilings.copy_rate) * 1e6,
+        })
     }
-    Ok(())
+
+    fn print(&self) -> Result<(), Failure> {
+        let all = self.json();
+        let number = |value: &Value| value.as_f64().unwrap_or_default();
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        print_line(&format!("training   {:>10.0} images/s", number(&all["train_images_per_second"])))?;
+        print_line(&format!("inference  {:>10.0} images/s", number(&all["infer_images_per_second"])))?;
+        if all["int8_peak_gmacs"].is_number() {
+            print_line(&format!("INT8 peak  {:>10.0} GMAC/s", number(&all["int8_peak_gmacs"])))?;
+        }
+        print_line(&format!("copying    {:>10.1} GB/s", number(&all["copy_bytes_per_second"]) / 1e9))?;
+        print_line("\ncontractions alone, rows x columns x depth")?;
+        for contraction in all["contractions"].as_array().into_iter().flatten() {
+            let share = contraction["share_of_peak"].as_f64();
+            let share = share.map_or(String::new(), |share| format!("{:>5.0} % of the peak", share * 100.0));
+            let (shape, gmacs) = (word(&contraction["shape"]), number(&contraction["gmacs"]));
+            print_line(&format!("{shape:<20} {gmacs:>6.0} GMAC/s {share}"))?;
+        }
+        print_line("\nkernels       us   bound   GMAC/s      bytes")?;
+        for kernel in all["kernels"].as_array().into_iter().flatten() {
+            print_line(&format!(
+                "{:>16.1} {:>7.1} {:>8.0} {:>10}  {}",
+                number(&kernel["microseconds"]),
+                number(&kernel["bound_microseconds"]),
+                number(&kernel["gmacs"]),
+                number(&kernel["bytes"]),
+                word(&kernel["name"]),
+            ))?;
+        }
+        Ok(())
+    }
 }

@@ -1,6 +1,7 @@
 //! `ffc eval`: accuracy on the test split.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
 use ffc_compiler::recipe::{Options, Precision, RECIPES};
@@ -64,7 +65,9 @@ pub fn run(args: Eval) -> Result<(), Failure> {
     job::check_input(&options, &data)?;
     let mut trainer = trainer(source, &options, &data, args.threads)?;
     let classes = trainer.classes();
+    let start = Instant::now();
     let scores = evaluation::scores(&mut trainer, &data.test, classes, args.batch_size)?;
+    let seconds = start.elapsed().as_secs_f64();
     let rows = scores.chunks(classes).zip(&data.test.labels);
     let right = rows.filter(|(row, label)| evaluation::predicted(row) == usize::from(**label)).count();
     if let Some(path) = &args.scores {
@@ -73,7 +76,12 @@ pub fn run(args: Eval) -> Result<(), Failure> {
     }
     let (images, accuracy) = (data.test.len(), right as f64 / data.test.len() as f64);
     if args.json {
-        return print_json(&json!({ "event": "eval", "test_accuracy": accuracy, "images": images }));
+        return print_json(&json!({
+            "event": "eval",
+            "test_accuracy": accuracy,
+            "images": images,
+            "images_per_second": images as f64 / seconds,
+        }));
     }
     print_line(&format!("accuracy {:.2} % ({right} of {images})", accuracy * 100.0))
 }

@@ -2,8 +2,19 @@
 
 use crate::fixture::{Fixture, SAMPLES, examples};
 
-const VERBS: [&str; 10] =
-    ["inspect", "compile", "train", "eval", "export", "verify", "opt", "devices", "targets", "completions"];
+const VERBS: [&str; 11] = [
+    "inspect",
+    "compile",
+    "train",
+    "eval",
+    "export",
+    "verify",
+    "bench",
+    "opt",
+    "devices",
+    "targets",
+    "completions",
+];
 
 #[test]
 fn train_prints_json_lines_alone() {
@@ -79,6 +90,35 @@ fn eval_and_verify_print_json() {
             assert!(line["tensors"].as_u64().unwrap() > 10 && line["first_difference"].is_null(), "{line}");
         }
     }
+}
+
+#[test]
+fn bench_prints_json() {
+    let fixture = Fixture::new();
+    let run = fixture.done("bench net.onnx --batch-size 7 --steps 3 --json");
+    assert_eq!((run.err.as_str(), run.json().len()), ("", 1));
+    let line = run.last();
+    for key in ["train_images_per_second", "infer_images_per_second", "copy_bytes_per_second"] {
+        assert!(line[key].as_f64().unwrap() > 0.0, "{key}: {line}");
+    }
+    // Where contractions are Cranelift's work there is no loop of the same instruction to compare them with.
+    let has_peak = line["int8_peak_gmacs"].is_number();
+    let contractions = line["contractions"].as_array().unwrap();
+    let shapes: Vec<_> = contractions.iter().map(|row| row["shape"].as_str().unwrap()).collect();
+    assert!(shapes.contains(&"7x40x64") && shapes.contains(&"40x64x7"), "{shapes:?}");
+    for row in contractions {
+        assert!(
+            row["gmacs"].as_f64().unwrap() > 0.0 && row["share_of_peak"].is_number() == has_peak,
+            "{row}"
+        );
+    }
+    let kernels = line["kernels"].as_array().unwrap();
+    let update = kernels.iter().find(|row| row["name"] == "fc1.weight.sgd").unwrap();
+    // Two planes of 40 x 64 weights are read and written, at the least.
+    assert!(update["bytes"].as_u64().unwrap() > 4 * 40 * 64, "{update}");
+    assert!(update["bound_microseconds"].as_f64().unwrap() > 0.0, "{update}");
+    assert!(fixture.done("bench net.onnx --batch-size 7 --steps 3").out.contains("images/s"));
+    fixture.misused("bench net.onnx --steps x", &["--steps"]);
 }
 
 #[test]
