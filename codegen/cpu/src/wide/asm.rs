@@ -172,8 +172,8 @@ pub(super) enum Operand {
 pub(super) struct Asm {
     pub(super) code: CodeAssembler,
     constants: Vec<u8>,
-    words: HashMap<u32, i32>,
-    tables: HashMap<Vec<u8>, i32>,
+    /// Where each constant is.
+    known: HashMap<Vec<u8>, i32>,
     frame: usize,
     /// Vectors in the frame that nobody uses.
     pub(super) spills: Vec<i32>,
@@ -210,8 +210,7 @@ impl Asm {
         Self {
             code,
             constants: Vec::new(),
-            words: HashMap::new(),
-            tables: HashMap::new(),
+            known: HashMap::new(),
             frame: VECTOR,
             spills: Vec::new(),
             setup,
@@ -230,29 +229,26 @@ impl Asm {
 
     /// A constant in all lanes.
     pub(super) fn word(&mut self, bits: u32) -> Memory {
-        let offset = match self.words.get(&bits) {
-            Some(&offset) => offset,
-            None => {
-                let offset = self.bytes(&bits.to_le_bytes());
-                *self.words.entry(bits).or_insert(offset)
-            }
-        };
+        let offset = self.bytes(&bits.to_le_bytes());
         Memory { base: Base::Register(r15), offset, splat: true }
     }
 
     /// A constant vector.
     pub(super) fn lanes(&mut self, lanes: [u32; LANES]) -> Memory {
-        let offset = self.bytes_once(&lanes.map(u32::to_le_bytes).concat());
+        let offset = self.bytes(&lanes.map(u32::to_le_bytes).concat());
         Memory { base: Base::Register(r15), offset, splat: false }
     }
 
-    /// A table of constants.
+    /// Where these bytes are among the constants.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> i32 {
+        if let Some(&offset) = self.known.get(bytes) {
+            return offset;
+        }
         let align = bytes.len().next_power_of_two().min(VECTOR);
         let at = self.constants.len().next_multiple_of(align);
         self.constants.resize(at, 0);
         self.constants.extend_from_slice(bytes);
-        offset_of(at)
+        *self.known.entry(bytes.to_vec()).or_insert(offset_of(at))
     }
 
     pub(super) fn label(&mut self) -> CodeLabel {
@@ -262,8 +258,8 @@ impl Asm {
     /// The label stands before the next instruction.
     pub(super) fn place(&mut self, label: &mut CodeLabel) {
         encoded(self.code.set_label(label));
-        // So that two labels may stand at the same place.
-        encoded(self.code.nop());
+        // No code, but two labels may stand at the same place.
+        encoded(self.code.zero_bytes());
     }
 
     fn operand(&mut self, memory: Memory) -> MemoryOperand {
@@ -324,10 +320,6 @@ impl Asm {
     pub(super) fn binary_by(&mut self, width: Width, op: Op, to: Vector, a: Vector, b: Operand, by: u32) {
         let (code, to, a) = (op.code(width), Self::register(width, to), Self::register(width, a));
         let instruction = match b {
-            // A quarter is a register of its own width.
-            Operand::Vector(b) if op == Op::InsertQuarter => {
-                Instruction::with4(code, to, a, Self::register(Width::Narrow, b), by)
-            }
             Operand::Vector(b) => Instruction::with4(code, to, a, Self::register(width, b), by),
             Operand::Memory(b) => {
                 let b = self.operand(b);
@@ -396,16 +388,6 @@ impl Asm {
     /// Loads into a vector.
     pub(super) fn load(&mut self, width: Width, op: Op, to: Vector, from: Memory, mask: Mask) {
         self.unary(width, op, to, Operand::Memory(from), mask);
-    }
-
-    /// A table of constants that may be there already.
-    pub(super) fn bytes_once(&mut self, bytes: &[u8]) -> i32 {
-        if let Some(&offset) = self.tables.get(bytes) {
-            return offset;
-        }
-        let offset = self.bytes(bytes);
-        self.tables.insert(bytes.to_vec(), offset);
-        offset
     }
 
     /// Combines the lanes of a vector, the upper half with the lower until one is left, into `ecx` too.
