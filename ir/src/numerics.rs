@@ -64,7 +64,7 @@ pub trait Arith {
     fn to_f32(&mut self, a: Self::Value) -> Self::Value;
     /// `f32` of magnitude at most 2^22 to the nearest `i32`, ties to even; any `i32` for other operands.
     fn round(&mut self, a: Self::Value) -> Self::Value;
-    /// `f32` from -2^31 to below 2^31 to `i32`, toward 0; any `i32` for other operands.
+    /// `f32` below 2^31 to `i32`, toward 0; below -2^31 to -2^31, any `i32` for other operands.
     fn truncate(&mut self, a: Self::Value) -> Self::Value;
     /// The bits of an `f32` as `i32`.
     fn to_bits(&mut self, a: Self::Value) -> Self::Value;
@@ -229,45 +229,59 @@ pub fn step_key(seed: u64, step: u64) -> u32 {
 }
 
 /// 32 random bits for element `(row, column)` of a tensor: a function of key and position alone, so that results do
-/// not depend on who computes which tile, and when. One draw serves two columns ([`draw_half`]).
+/// not depend on who computes which tile, and when.
 pub fn draw<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::Value) -> A::Value {
-    let (row_factor, column_factor) = (m.i32(0x85eb_ca6b_u32 as i32), m.i32(0xc2b2_ae35_u32 as i32));
+    let bits = scramble(m, key, row, column);
+    let upper = m.shr(bits, 16);
+    m.xor(bits, upper)
+}
+
+/// [`draw`] but for its last step, after which the upper half of the bits is as before.
+///
+/// The row's number is mixed thoroughly, once a row; from there a row's elements are as far apart as the golden ratio
+/// takes them, and one more round of mixing hides it.
+fn scramble<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::Value) -> A::Value {
+    let (row_factor, column_factor) = (m.i32(0x85eb_ca6b_u32 as i32), m.i32(0x9e37_79b9_u32 as i32));
     let row = m.imul(row, row_factor);
+    let row = m.xor(row, key);
+    let row = mix(m, row);
     let column = m.imul(column, column_factor);
     let counter = m.iadd(row, column);
-    let counter = m.xor(counter, key);
-    mix(m, counter)
+    stir(m, counter, 16, 0x7feb_352d)
 }
 
 /// A bijection of 32 bits in which every bit of the result depends on every bit of the operand: two rounds of
 /// xor-shift and multiply (the constants of the `lowbias32` search; bias 0.17).
 fn mix<A: Arith>(m: &mut A, x: A::Value) -> A::Value {
-    let mut x = x;
-    for (shift, factor) in [(16, 0x7feb_352d_u32), (15, 0x846c_a68b)] {
-        let t = m.shr(x, shift);
-        x = m.xor(x, t);
-        let factor = m.i32(factor as i32);
-        x = m.imul(x, factor);
-    }
+    let x = stir(m, x, 16, 0x7feb_352d);
+    let x = stir(m, x, 15, 0x846c_a68b);
     let t = m.shr(x, 16);
     m.xor(x, t)
 }
 
+fn stir<A: Arith>(m: &mut A, x: A::Value, shift: u32, factor: u32) -> A::Value {
+    let t = m.shr(x, shift);
+    let x = m.xor(x, t);
+    let factor = m.i32(factor as i32);
+    m.imul(x, factor)
+}
+
 /// 16 random bits, 0 to 65535. Of 32 columns the first 16 take the lower and the last 16 the upper halves of the same 16
-/// draws: whoever computes 32 columns at a time draws half as often.
+/// [`draw`]s: whoever computes 32 columns at a time draws half as often.
 pub fn draw_half<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::Value) -> A::Value {
     let group = m.shr(column, 5);
     let group = m.shl(group, 4);
     let within = m.i32(15);
     let within = m.and(column, within);
     let number = m.iadd(group, within);
-    let bits = draw(m, key, row, number);
+    let bits = scramble(m, key, row, number);
     let sixteen = m.i32(16);
     let upper = m.and(column, sixteen);
     let upper = m.ieq(upper, sixteen);
     let high = m.shr(bits, 16);
+    let low = m.xor(bits, high);
     let mask = m.i32(0xffff);
-    let low = m.and(bits, mask);
+    let low = m.and(low, mask);
     m.select(upper, high, low)
 }
 
@@ -275,12 +289,21 @@ pub fn draw_half<A: Arith>(m: &mut A, key: A::Value, row: A::Value, column: A::V
 const ONE: f32 = 65536.0;
 
 /// Rounds to one of the two neighbouring integers, the nearer with the greater probability, so that the mean is the
-/// operand: the sum of a number in units of 2^-16 and [`draw_half`], without its last 16 bits. `x` is in these units
-/// and its magnitude at most `most` of them, which it is clamped to.
-fn round_stochastically<A: Arith>(m: &mut A, x: A::Value, most: f32, half: A::Value) -> A::Value {
-    let (low, high) = (m.f32(-most * ONE), m.f32(most * ONE));
-    let x = m.fmax(x, low);
-    let x = m.fmin(x, high);
+/// operand: the sum of a number in units of 2^-16 and [`draw_half`], without its last 16 bits. `x` is in these units;
+/// what is beyond `limits`, or below -32768, becomes that.
+fn round_stochastically<A: Arith>(
+    m: &mut A,
+    x: A::Value,
+    limits: (Option<f32>, f32),
+    half: A::Value,
+) -> A::Value {
+    let mut x = x;
+    if let Some(least) = limits.0 {
+        let least = m.f32(least * ONE);
+        x = m.fmax(x, least);
+    }
+    let most = m.f32(limits.1 * ONE);
+    let x = m.fmin(x, most);
     let x = m.truncate(x);
     let x = m.iadd(x, half);
     m.sar(x, 16)
@@ -292,7 +315,7 @@ pub fn quantize<A: Arith>(m: &mut A, x: A::Value, inverse: A::Value, noise: Opti
         let one = m.f32(ONE);
         let inverse = m.fmul(inverse, one);
         let x = m.fmul(x, inverse);
-        return round_stochastically(m, x, QMAX, half);
+        return round_stochastically(m, x, (Some(-QMAX), QMAX), half);
     }
     let (low, high) = (m.f32(-QMAX), m.f32(QMAX));
     let x = m.fmul(x, inverse);
@@ -323,8 +346,8 @@ pub fn high_plane<A: Arith>(m: &mut A, weight: A::Value) -> A::Value {
     m.sar(high, 8)
 }
 
-/// Largest step of a weight or velocity, in their last bits.
-const STEP_MAX: f32 = 32767.0;
+/// Steps of weights and velocities, in their last bits: what 16 bits hold.
+const STEP_LIMITS: (Option<f32>, f32) = (None, 32767.0);
 
 /// What one optimizer step makes of a weight.
 pub struct SgdStep<V> {
@@ -352,7 +375,7 @@ pub fn sgd_step<A: Arith>(
             let one = m.f32(ONE);
             let factor = m.fmul(factor, one);
             let step = m.fmul(gradient, factor);
-            (round_stochastically(m, step, STEP_MAX, noise), None)
+            (round_stochastically(m, step, STEP_LIMITS, noise), None)
         }
         Some((velocity, momentum)) => {
             // In units of 2^-16 of the velocity's grid.
@@ -362,7 +385,7 @@ pub fn sgd_step<A: Arith>(
             let momentum = m.fmul(momentum, one);
             let kept = m.fmul(velocity, momentum);
             let v = m.fadd(kept, added);
-            let v = round_stochastically(m, v, STEP_MAX, noise);
+            let v = round_stochastically(m, v, STEP_LIMITS, noise);
             let step = m.shl(v, 16 - VELOCITY_FRACTION);
             let step = m.iadd(step, noise);
             (m.sar(step, 16), Some(v))
@@ -619,7 +642,7 @@ mod tests {
         let far = sgd_step(&mut m, Number::I32(32000), Number::F32(-1e9), Number::F32(1.0), zero, None);
         assert_eq!(
             (far.weight, far.saturated),
-            (Number::I32(WEIGHT_MAX), Number::I32(WEIGHT_MAX ^ (32000 + 32767)))
+            (Number::I32(WEIGHT_MAX), Number::I32(WEIGHT_MAX ^ (32000 + 32768)))
         );
         let near = sgd_step(&mut m, Number::I32(100), Number::F32(3.0), Number::F32(2.0), zero, None);
         assert_eq!((near.weight, near.saturated), (Number::I32(94), Number::I32(0)));

@@ -172,20 +172,20 @@ fn a_velocity_saturates_and_is_halved_with_its_channel() {
     state.set_weights(w, &[1.0, -0.5, 1.0, 0.5]).unwrap();
     state.set_weights(g, &[-1.0e6, 0.0, 0.0, 0.0]).unwrap();
     state.set_weights(v, &[0.0, 96.0, 64.0, 0.0]).unwrap();
-    // The velocity stops at 32767 sixteenths of a step: 2048 steps, six of which use up the headroom.
+    // The velocity stops at -32768 sixteenths of a step: 2048 steps, six of which use up the headroom.
     let (_, scales) = fixed(&state, &module);
     for steps in 1..=5 {
         train(&module, &mut state);
         assert_eq!(fixed(&state, &module).1, scales);
         assert!((fixed(&state, &module).0[0] - 21675 - 2048 * steps).abs() <= 1);
     }
-    assert_eq!(state.weights(v), [-32767.0, 3.0, 2.0, 0.0]);
+    assert_eq!(state.weights(v), [-32768.0, 3.0, 2.0, 0.0]);
     train(&module, &mut state);
     let (after, rescaled) = fixed(&state, &module);
     assert_eq!((after[0], rescaled), (WEIGHT_MAX / 2, vec![scales[0] * 2.0, scales[1]]));
     // 3 becomes 1.5 and is rounded at random, then it is halved, up.
     let velocity = state.weights(v);
-    assert_eq!((velocity[0], velocity[2]), (-16383.0, 1.0));
+    assert_eq!((velocity[0], velocity[2]), (-16384.0, 1.0));
     assert_eq!(velocity[1], 1.0);
 }
 

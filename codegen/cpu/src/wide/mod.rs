@@ -10,7 +10,7 @@
 //!         what the stage needs once per row, into the frame           (`nest`)
 //!         for each panel of 32 columns
 //!             what it needs once per column, into the frame           (`values`)
-//!             the accumulators of chunk x panel, into the frame       (`tile`)
+//!             the accumulators of chunk x panel, into the frame       (`contract`)
 //!             for each row: the expressions of 32 elements            (`values`, `block`)
 //!             what is stored across, from the frame                   (`turn`)
 //!         reductions: the lanes of each row's partial results combined
@@ -22,8 +22,8 @@
 
 mod asm;
 mod block;
+mod contract;
 mod nest;
-mod tile;
 mod turn;
 mod values;
 
@@ -75,7 +75,10 @@ impl Code {
 
 /// A loop of products on registers alone, this many turns, and the multiply-accumulates of a turn.
 pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
-    tile::peak(products, turns)
+    match products {
+        Products::Tiles => contract::peak_of_tiles(turns),
+        Products::Vectors => contract::peak_of_vectors(turns),
+    }
 }
 
 /// The machine code of a kernel.

@@ -12,22 +12,22 @@ use iced_x86::code_asm::{
 
 use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Width, offset_of, times, x86};
 use super::block::{Block, Source};
-use super::tile::Panel;
+use super::contract::{self, Order, Workspace};
 use super::turn;
-use super::values::{self, Evaluation, Foreseen, Level, Scope, mask};
+use super::values::{self, Evaluation, Foreseen, Lead, Level, Scope, mask};
 use super::{Code, Products};
 use crate::layout::{PADDING, column_pitch, row_bytes, vector_pitch};
 use crate::plan::{self, Plan};
 
 /// Most rows of a chunk: what a stage leaves in the frame and in the cache is used again before the next chunk.
-const CHUNK: usize = 128;
+pub(super) const CHUNK: usize = 128;
 
-/// Rows of a chunk where packing its panels costs little: then the rows' memory stays in the first-level cache from one
-/// panel to the next, which has the other half of its lines.
-const SMALL_CHUNK: usize = 64;
+/// Rows of a chunk where its size costs nothing: then the rows' memory stays in the first-level cache from one panel to
+/// the next, which has the other half of its lines.
+pub(super) const SMALL_CHUNK: usize = 64;
 
-/// Depth up to which packing costs little.
-const SHALLOW: usize = 256;
+/// Rows whose expressions make one block where nothing speaks against it: the chain of one row fills the gaps of the other.
+const TOGETHER: usize = 2;
 
 /// Numbers of the call, in the frame.
 pub(super) struct Slots {
@@ -53,7 +53,9 @@ pub(super) struct Emitter<'a> {
     pub(super) products: Products,
     /// Vectors in a row of a panel: 1 or 2.
     pub(super) tiles: usize,
-    /// Rows of a chunk.
+    /// What a contraction packs.
+    pub(super) order: Order,
+    /// Most rows of a chunk.
     pub(super) chunk: usize,
     pub(super) slots: Slots,
     /// Values that are computed once a call.
@@ -75,9 +77,9 @@ struct Rooms {
 /// What a loop over rows leads along: addresses that move from row to row.
 #[derive(Default)]
 struct Leads {
-    buffers: HashMap<(Handle<Buffer>, At), Base>,
-    /// Address and bytes per row.
-    steps: Vec<(Base, usize)>,
+    buffers: HashMap<(Handle<Buffer>, At), Lead>,
+    /// Those that move by the same distance from row to row.
+    steps: Vec<Lead>,
     /// Addresses that follow the sample of a row: the lead, the start, rows per sample, bytes per sample.
     samples: Vec<(Base, i32, usize, usize)>,
     taken: usize,
@@ -111,8 +113,11 @@ impl<'a> Emitter<'a> {
         let narrow = matches!(kernel.columns, Extent::Const(columns) if columns <= LANES);
         let tiles = if narrow { 1 } else { 2 };
         let samples = program.batch.max(program.infer_batch);
-        let deep = kernel.contraction.is_some_and(|contraction| contraction.depth.size(samples) > SHALLOW);
-        let chunk = if deep { CHUNK } else { SMALL_CHUNK };
+        let sizes = |depth: Extent| [kernel.rows, kernel.columns, depth].map(|extent| extent.size(samples));
+        let (order, chunk) = match kernel.contraction {
+            Some(contraction) => contract::order(kernel, sizes(contraction.depth)),
+            None => (Order::Panel, SMALL_CHUNK),
+        };
         Ok(Self {
             asm,
             program,
@@ -121,7 +126,8 @@ impl<'a> Emitter<'a> {
             products,
             foreseen: values::foresee(kernel, kernel.columns.size(samples), tiles),
             tiles,
-            chunk,
+            order,
+            chunk: chunk.min(kernel.rows.size(samples).next_multiple_of(LANES)),
             slots,
             kept: HashMap::new(),
             rooms: Rooms::default(),
@@ -311,6 +317,7 @@ impl<'a> Emitter<'a> {
     fn scope<'s>(&self, level: Level, leads: &Leads) -> Scope<'s> {
         Scope {
             level,
+            row: 0,
             partial: false,
             leads: leads.buffers.clone(),
             rows: None,
@@ -340,12 +347,12 @@ impl<'a> Emitter<'a> {
     }
 
     /// Leads into the frame, so many bytes a row.
-    fn lead_frame(&mut self, leads: &mut Leads, room: i32, step: usize) -> Base {
-        let base = self.lead(leads);
+    fn lead_frame(&mut self, leads: &mut Leads, room: i32, step: usize) -> Lead {
+        let lead = Lead { base: self.lead(leads), step };
         x86!(self.asm; lea(rax, ptr(rsp + room)));
-        self.set(base, rax);
-        leads.steps.push((base, step));
-        base
+        self.set(lead.base, rax);
+        leads.steps.push(lead);
+        lead
     }
 
     /// Leads to the elements of the chunk's first row in these places, and of the panel's first column.
@@ -386,10 +393,10 @@ impl<'a> Emitter<'a> {
                 x86!(self.asm; mov(rdx, qword_ptr(rsp + chunk)));
                 times(&mut self.asm, rdx, step);
                 x86!(self.asm; add(rax, rdx));
-                leads.steps.push((base, step));
+                leads.steps.push(Lead { base, step });
             }
             self.set(base, rax);
-            leads.buffers.insert((handle, at), base);
+            leads.buffers.insert((handle, at), Lead { base, step });
         }
     }
 
@@ -408,14 +415,44 @@ impl<'a> Emitter<'a> {
         }
         body(self, &mut next);
         self.asm.place(&mut next);
-        for &(base, step) in &leads.steps {
-            let step = offset_of(step);
+        self.advance(leads, 1);
+        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(again));
+    }
+
+    /// The same by [`TOGETHER`] rows, and by one where fewer are left. Leads do not follow samples.
+    fn rows_together(&mut self, leads: &Leads, mut together: Block, mut single: Block) {
+        let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
+        let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
+        let ahead = offset_of(TOGETHER);
+        x86!(self.asm; mov(r12, qword_ptr(rsp + chunk)));
+        let still = self.stillness();
+        together.settle(&mut self.asm, &still);
+        self.asm.place(&mut again);
+        x86!(self.asm; lea(rax, ptr(r12 + ahead)); cmp(rax, qword_ptr(rsp + end)); ja(rest));
+        together.write(&mut self.asm);
+        self.advance(leads, TOGETHER);
+        x86!(self.asm; jmp(again));
+        self.asm.place(&mut rest);
+        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jae(done));
+        single.settle(&mut self.asm, &still);
+        let mut last = self.asm.label();
+        self.asm.place(&mut last);
+        single.write(&mut self.asm);
+        self.advance(leads, 1);
+        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(last));
+        self.asm.place(&mut done);
+    }
+
+    /// Moves on by so many rows.
+    fn advance(&mut self, leads: &Leads, rows: usize) {
+        for &Lead { base, step } in &leads.steps {
+            let distance = offset_of(rows * step);
             match base {
-                Base::Register(register) => x86!(self.asm; add(register, step)),
-                Base::Slot(slot) => x86!(self.asm; add(qword_ptr(rsp + slot), step)),
+                Base::Register(register) => x86!(self.asm; add(register, distance)),
+                Base::Slot(slot) => x86!(self.asm; add(qword_ptr(rsp + slot), distance)),
             }
         }
-        x86!(self.asm; inc(r12); cmp(r12, qword_ptr(rsp + end)); jb(again));
+        x86!(self.asm; add(r12, offset_of(rows)));
     }
 
     // Stages.
@@ -442,16 +479,16 @@ impl<'a> Emitter<'a> {
             let values: Vec<Source> =
                 stores.iter().map(|store| emitter.value(&mut work, store.value, 0)).collect();
             for (store, value) in stores.into_iter().zip(values) {
-                let base = scope.leads[&(store.buffer, store.at)];
+                let to = scope.leads[&(store.buffer, store.at)].at(0, 0);
                 let dtype = emitter.buffer(store.buffer).dtype;
-                work.block.store_one(dtype, Memory { base, offset: 0, splat: false }, value);
+                work.block.store_one(dtype, to, value);
             }
             work.block.write(&mut emitter.asm);
         });
     }
 
     /// A stage that covers all elements.
-    fn elements_stage(&mut self, plan: &Plan<'_>, panel: Option<&Panel>) {
+    fn elements_stage(&mut self, plan: &Plan<'_>, panel: Option<&Workspace>) {
         let rows = self.kept_at(plan, Level::Row);
         self.keep_rows(&rows);
         self.begin_reduces(plan.stage);
@@ -502,8 +539,7 @@ impl<'a> Emitter<'a> {
             let mut work = Evaluation::new(&scope);
             for (place, &handle) in kept.iter().enumerate() {
                 let value = emitter.value(&mut work, handle, 0);
-                let to = Memory { base: to, offset: offset_of(4 * place), splat: false };
-                work.block.store_one(DType::I32, to, value);
+                work.block.store_one(DType::I32, to.at(0, 4 * place), value);
             }
             work.block.write(&mut emitter.asm);
         });
@@ -524,12 +560,17 @@ impl<'a> Emitter<'a> {
     }
 
     /// A stage for the chunk and the panel at hand.
-    fn panel(&mut self, plan: &Plan<'_>, panel: Option<&Panel>, rows: &[Handle<Expr>], partial: bool) {
+    fn panel(&mut self, plan: &Plan<'_>, panel: Option<&Workspace>, rows: &[Handle<Expr>], partial: bool) {
         let columns = self.kept_at(plan, Level::Column);
         self.keep_columns(&columns, partial);
         let sums = panel.filter(|_| plan.accumulates);
         if let (Some(panel), Some(contraction)) = (sums, &self.kernel.contraction) {
-            self.contract(contraction, panel);
+            let columns = match self.kernel.columns {
+                Extent::Const(columns) if partial => Some(columns % self.width()),
+                _ if partial => None,
+                _ => Some(self.width()),
+            };
+            self.contract(contraction, panel, columns);
         }
         let roots: Vec<_> = plan::roots(plan.stage).collect();
         let mut leads = Leads::default();
@@ -544,7 +585,7 @@ impl<'a> Emitter<'a> {
         let partials = (!plan.stage.reduces.is_empty())
             .then(|| self.lead_frame(&mut leads, self.rooms.partials, plan.stage.reduces.len() * VECTOR));
         let turned = self.turned(plan.stage);
-        let turning: Vec<Base> = (0..turned.len())
+        let turning: Vec<Lead> = (0..turned.len())
             .map(|number| {
                 let room = self.rooms.turned + offset_of(number * self.turned_rows() * self.width());
                 let width = self.width();
@@ -566,28 +607,35 @@ impl<'a> Emitter<'a> {
         }
         let scattered = self.rooms.gathered + offset_of(gathers.len() * self.tiles * VECTOR);
         let mut across = Vec::new();
-        let mut block = self.elements(plan, &scope, partials, &turning, scattered, &mut across);
-        let still = self.stillness();
-        block.settle(&mut self.asm, still);
-        self.rows(&leads, |emitter, next| {
-            if let Some(when) = plan.stage.when {
-                let next = *next;
-                emitter.leave_out(when, &scope, next);
+        let mut block = Block::new(Width::Wide);
+        block = self.elements(block, plan, &scope, partials, &turning, scattered, &mut across);
+        let one_by_one = plan.stage.when.is_some()
+            || !(gathers.is_empty() && across.is_empty() && leads.samples.is_empty());
+        if one_by_one {
+            let still = self.stillness();
+            block.settle(&mut self.asm, still);
+            self.rows(&leads, |emitter, next| {
+                if let Some(when) = plan.stage.when {
+                    let next = *next;
+                    emitter.leave_out(when, &scope, next);
+                }
+                for &(handle, at) in &gathers {
+                    let (lead, room) = (scope.leads[&(handle, at)], scope.gathered[&(handle, at)]);
+                    emitter.gather(handle, at, lead, room, partial);
+                }
+                block.write(&mut emitter.asm);
+                for (store, room) in across {
+                    emitter.scatter(&store, scope.leads[&(store.buffer, store.at)], room, partial);
+                }
+            });
+        } else {
+            let mut together = Block::new(Width::Wide);
+            for row in 0..TOGETHER {
+                scope.row = row;
+                together = self.elements(together, plan, &scope, partials, &turning, scattered, &mut across);
             }
-            for &(handle, at) in &gathers {
-                emitter.gather(
-                    handle,
-                    at,
-                    scope.leads[&(handle, at)],
-                    scope.gathered[&(handle, at)],
-                    partial,
-                );
-            }
-            block.write(&mut emitter.asm);
-            for (store, room) in across {
-                emitter.scatter(&store, scope.leads[&(store.buffer, store.at)], room, partial);
-            }
-        });
+            self.rows_together(&leads, together, block);
+        }
         for (number, store) in turned.iter().enumerate() {
             let room = self.rooms.turned + offset_of(number * self.turned_rows() * self.width());
             self.turn(store, room, partial);
@@ -646,17 +694,18 @@ impl<'a> Emitter<'a> {
         work.block.write(&mut self.asm);
     }
 
-    /// The expressions of a row of the panel.
+    /// The expressions of a row of the panel, behind what is in the block.
     fn elements(
         &mut self,
+        block: Block,
         plan: &Plan<'_>,
         scope: &Scope<'_>,
-        partials: Option<Base>,
-        turning: &[Base],
+        partials: Option<Lead>,
+        turning: &[Lead],
         scattered: i32,
         across: &mut Vec<(Store, i32)>,
     ) -> Block {
-        let mut work = Evaluation::new(scope);
+        let mut work = Evaluation::behind(block, scope);
         let turned = self.turned(plan.stage);
         for vector in 0..self.tiles {
             // All loads of an element come before its stores.
@@ -664,8 +713,7 @@ impl<'a> Emitter<'a> {
             let values: Vec<Source> = roots.iter().map(|&root| self.value(&mut work, root, vector)).collect();
             for (number, (store, &value)) in plan.stage.stores.iter().zip(&values).enumerate() {
                 if let Some(number) = turned.iter().position(|turned| turned == store) {
-                    let to =
-                        Memory { base: turning[number], offset: offset_of(vector * LANES), splat: false };
+                    let to = turning[number].at(scope.row, vector * LANES);
                     work.block.store(Op::Store8, to, value, ALL);
                 } else if self.is_neighbours(store) {
                     self.store(&mut work, store, value, vector);
@@ -680,8 +728,8 @@ impl<'a> Emitter<'a> {
         }
         let reduced = plan.stage.reduces.iter().enumerate();
         for (number, reduce) in reduced {
-            let base = partials.expect("there is room for reductions");
-            let to = Memory { base, offset: offset_of(number * VECTOR), splat: false };
+            let partials = partials.expect("there is room for reductions");
+            let to = partials.at(scope.row, number * VECTOR);
             let mut values = [None; 2];
             for (vector, slot) in values.iter_mut().enumerate().take(self.tiles) {
                 let value = self.value(&mut work, reduce.value, vector);
@@ -705,7 +753,7 @@ impl<'a> Emitter<'a> {
             return;
         }
         let mut leads = Leads::default();
-        let base = self.lead_frame(&mut leads, self.rooms.partials, stage.reduces.len() * VECTOR);
+        let partials = self.lead_frame(&mut leads, self.rooms.partials, stage.reduces.len() * VECTOR);
         for (number, reduce) in stage.reduces.iter().enumerate() {
             let nothing = self.asm.word(nothing(reduce.op));
             let to = u8::try_from(number % 32).expect("there are 32 registers");
@@ -715,7 +763,7 @@ impl<'a> Emitter<'a> {
         assert!(count <= 32, "stages reduce few values");
         self.rows(&leads, |emitter, _| {
             for number in 0..count {
-                let to = Memory { base, offset: offset_of(number * VECTOR), splat: false };
+                let to = partials.at(0, number * VECTOR);
                 let value = u8::try_from(number).expect("there are 32 registers");
                 emitter.asm.store(Width::Wide, Op::Store32, to, value, ALL);
             }
@@ -740,12 +788,12 @@ impl<'a> Emitter<'a> {
                 emitter.leave_out(when, &scope, next);
             }
             for (number, reduce) in reduces.iter().enumerate() {
-                let from = Memory { base: partials, offset: offset_of(number * VECTOR), splat: false };
+                let from = partials.at(0, number * VECTOR);
                 emitter.asm.load(Width::Wide, Op::Move, 0, from, ALL);
                 emitter.asm.combine_lanes(folding(reduce.op), 0, 1);
-                let base = scope.leads[&(reduce.into, At::Row)];
+                let to = scope.leads[&(reduce.into, At::Row)].at(0, 0);
                 let dtype = emitter.buffer(reduce.into).dtype;
-                emitter.asm.store_register(dtype, Memory { base, offset: 0, splat: false });
+                emitter.asm.store_register(dtype, to);
             }
         });
     }
@@ -772,8 +820,8 @@ impl<'a> Emitter<'a> {
     }
 
     /// `to` is the address of a vector's first element.
-    fn element(&mut self, to: AsmRegister64, base: Base, vector: usize, pitch: usize) {
-        match base {
+    fn element(&mut self, to: AsmRegister64, lead: Lead, vector: usize, pitch: usize) {
+        match lead.base {
             Base::Register(register) => x86!(self.asm; mov(to, register)),
             Base::Slot(slot) => x86!(self.asm; mov(to, qword_ptr(rsp + slot))),
         }
@@ -783,11 +831,11 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn gather(&mut self, handle: Handle<Buffer>, at: At, base: Base, room: i32, partial: bool) {
+    fn gather(&mut self, handle: Handle<Buffer>, at: At, lead: Lead, room: i32, partial: bool) {
         let buffer = self.buffer(handle);
         let pitch = column_pitch(buffer, at);
         for vector in 0..self.tiles {
-            self.element(rcx, base, vector, pitch);
+            self.element(rcx, lead, vector, pitch);
             let to = room + offset_of(vector * VECTOR);
             self.lanes(vector, partial, |emitter| {
                 emitter.asm.load_one(buffer.dtype, Memory::at(rcx, 0));
@@ -796,11 +844,11 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn scatter(&mut self, store: &Store, base: Base, room: i32, partial: bool) {
+    fn scatter(&mut self, store: &Store, lead: Lead, room: i32, partial: bool) {
         let buffer = self.buffer(store.buffer);
         let pitch = column_pitch(buffer, store.at);
         for vector in 0..self.tiles {
-            self.element(rax, base, vector, pitch);
+            self.element(rax, lead, vector, pitch);
             let from = room + offset_of(vector * VECTOR);
             self.lanes(vector, partial, |emitter| {
                 x86!(emitter.asm; mov(ecx, dword_ptr(rsp + rdx * 4 + from)));

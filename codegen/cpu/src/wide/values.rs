@@ -145,19 +145,36 @@ fn same_lanes(values: &[Number], width: usize, vector: usize) -> Option<bool> {
     lanes.map(|value| value.as_i32()).all(|value| value == first).then_some(first != 0)
 }
 
+/// An address that moves from row to row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lead {
+    pub(super) base: Base,
+    /// Bytes between rows.
+    pub(super) step: usize,
+}
+
+impl Lead {
+    /// So many bytes behind where it leads to in a row, counted from the one at hand.
+    pub(super) fn at(self, row: usize, offset: usize) -> Memory {
+        Memory { base: self.base, offset: offset_of(row * self.step + offset), splat: false }
+    }
+}
+
 /// Where the pieces of a kernel's memory are while a block runs.
 pub(super) struct Scope<'a> {
     pub(super) level: Level,
+    /// The row, counted from the one that leads lead to.
+    pub(super) row: usize,
     /// Whether the panel's masks are in force.
     pub(super) partial: bool,
     /// Addresses of buffers, by what they lead to.
-    pub(super) leads: HashMap<(Handle<Buffer>, At), Base>,
+    pub(super) leads: HashMap<(Handle<Buffer>, At), Lead>,
     /// The row's values, and the place of each among them.
-    pub(super) rows: Option<(Base, &'a [Handle<Expr>])>,
+    pub(super) rows: Option<(Lead, &'a [Handle<Expr>])>,
     /// The panel's values, and the place of each among them.
     pub(super) columns: Option<(i32, &'a [Handle<Expr>])>,
     /// The row's accumulators.
-    pub(super) sums: Option<Base>,
+    pub(super) sums: Option<Lead>,
     /// Elements that were gathered into the frame.
     pub(super) gathered: HashMap<(Handle<Buffer>, At), i32>,
     /// Buffers that the stage stores to.
@@ -183,7 +200,12 @@ impl<'a> Evaluation<'a> {
             Level::Kernel | Level::Row => Width::Narrow,
             Level::Column | Level::Element => Width::Wide,
         };
-        Self { block: Block::new(width), scope, known: HashMap::new() }
+        Self::behind(Block::new(width), scope)
+    }
+
+    /// Goes on with a block in another scope.
+    pub(super) fn behind(block: Block, scope: &'a Scope<'a>) -> Self {
+        Self { block, scope, known: HashMap::new() }
     }
 }
 
@@ -210,9 +232,8 @@ impl Emitter<'_> {
             level if level == scope.level => {}
             Level::Kernel => return Source::Memory(Memory::frame(self.kept[&handle]).splat()),
             Level::Row => {
-                let (base, handles) = scope.rows.expect("rows come before elements");
-                let offset = offset_of(4 * place(handles));
-                return Source::Memory(Memory { base, offset, splat: true });
+                let (lead, handles) = scope.rows.expect("rows come before elements");
+                return Source::Memory(lead.at(scope.row, 4 * place(handles)).splat());
             }
             Level::Column => {
                 let (room, handles) = scope.columns.expect("columns come before elements");
@@ -233,8 +254,8 @@ impl Emitter<'_> {
         match self.kernel.exprs[handle] {
             Expr::ConstF32(_) | Expr::ConstI32(_) => unreachable!("constants have no level of their own"),
             Expr::Accumulator => {
-                let base = to.scope.sums.expect("accumulators are used behind a contraction only");
-                Source::Memory(Memory { base, offset: offset_of(vector * VECTOR), splat: false })
+                let lead = to.scope.sums.expect("accumulators are used behind a contraction only");
+                Source::Memory(lead.at(to.scope.row, vector * VECTOR))
             }
             Expr::RowIndex => to.block.splat_register(Register::R12D),
             Expr::ColumnIndex => {
@@ -279,9 +300,8 @@ impl Emitter<'_> {
         if let Some(&room) = scope.gathered.get(&(handle, at)) {
             return Source::Memory(Memory::frame(room).ahead(vector * VECTOR));
         }
-        let base = scope.leads[&(handle, at)];
         let pitch = column_pitch(buffer, at);
-        let from = Memory { base, offset: offset_of(vector * LANES * pitch), splat: false };
+        let from = scope.leads[&(handle, at)].at(scope.row, vector * LANES * pitch);
         if pitch == 0 {
             return match buffer.dtype {
                 DType::I32 | DType::F32 => to.block.load(Op::Splat, from, super::asm::ALL),
@@ -308,9 +328,8 @@ impl Emitter<'_> {
     pub(super) fn store(&mut self, to: &mut Evaluation<'_>, store: &Store, value: Source, vector: usize) {
         let scope = to.scope;
         let buffer = self.buffer(store.buffer);
-        let base = scope.leads[&(store.buffer, store.at)];
-        let offset = offset_of(vector * LANES * buffer.dtype.bytes());
-        let place = Memory { base, offset, splat: false };
+        let offset = vector * LANES * buffer.dtype.bytes();
+        let place = scope.leads[&(store.buffer, store.at)].at(scope.row, offset);
         let op = match buffer.dtype {
             DType::U8 | DType::I8 => Op::Store8,
             DType::I16 => Op::Store16,

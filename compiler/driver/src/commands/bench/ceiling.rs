@@ -48,11 +48,15 @@ impl Alone {
         Ok(Self { session, macs: shape.iter().product(), times: Vec::new() })
     }
 
-    /// Runs it once more.
+    /// Runs it once more: twice, since the first time brings back to the caches what others have driven out.
     pub(super) fn run(&mut self) -> Result<(), Failure> {
-        let start = Instant::now();
-        self.session.infer(Samples::U8(&[0]), &mut [0.0])?;
-        self.times.push(start.elapsed());
+        for again in [false, true] {
+            let start = Instant::now();
+            self.session.infer(Samples::U8(&[0]), &mut [0.0])?;
+            if again {
+                self.times.push(start.elapsed());
+            }
+        }
         Ok(())
     }
 

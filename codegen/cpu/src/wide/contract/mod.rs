@@ -1,0 +1,357 @@
+//! Contractions: the accumulators of a chunk of rows and a panel of columns, into the frame.
+//!
+//! Both operands lie along the depth. Instructions want one of them as it lies, row by row, and the other *packed*: groups
+//! of four steps of the depth, each with its 16 vectors side by side, `[depth / 4][16][4]` (`pack`). The first is
+//! *streamed*. Results come as `[streamed][packed]`, 16 packed vectors to a register.
+//!
+//! Packing costs about as much as multiplying the same bytes by 16 vectors, so what is packed and how often decides the
+//! speed ([`Order`]): all columns once a call, where there are few enough of them (weight gradients: the columns are
+//! inputs, as deep as the batch); the rows of each chunk, where columns are many and deep (forward: the columns are
+//! weights, which then are read once, as they lie); else the columns of each panel, again for each chunk. Where rows
+//! are packed, results lie across, and are turned, 16 x 16 at a time.
+//!
+//! ```text
+//! for each piece of the depth                  (one, unless the depth is large)
+//!     for each group of streamed vectors       (32 with AMX, 12, 4 or 1 with VNNI)
+//!         for each step of the depth           (64 with AMX, 4 with VNNI)
+//!             group x 32 products
+//! ```
+//!
+//! VNNI multiplies unsigned by signed bytes. Where neither operand is known not to be negative, 128 is added to each
+//! packed byte, and accumulators start at -128 times the sum of the streamed vector.
+
+mod pack;
+mod tiles;
+mod vectors;
+
+use ffc_ir::arena::Handle;
+use ffc_ir::kernel::{Buffer, Contraction, Extent, Kernel, Side};
+use iced_x86::code_asm::{AsmRegister64, ptr, qword_ptr, r12, r13, r14, rax, rbp, rbx, rdi, rsi, rsp};
+
+pub(super) use tiles::peak as peak_of_tiles;
+pub(super) use vectors::peak as peak_of_vectors;
+
+use super::Products;
+use super::asm::{LANES, VECTOR, offset_of, times, x86};
+use super::nest::Emitter;
+use crate::layout::row_bytes;
+
+/// Products along the depth in a packed block.
+const STEP: usize = 64;
+
+/// Bytes of such a block: 64 deep, 16 vectors.
+const BLOCK: usize = STEP * LANES;
+
+/// Depth that is packed at a time where panels are packed.
+const PIECE: usize = 2048;
+
+/// Most bytes that are packed ahead: a part of the second-level cache, and of the stack.
+const AHEAD: usize = 256 << 10;
+
+/// What is packed, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// All columns, once a call.
+    Columns,
+    /// The columns of the panel at hand.
+    Panel,
+    /// The rows of the chunk at hand.
+    Rows,
+}
+
+/// What a contraction packs, and the most rows of a chunk, for a domain of this size.
+pub(super) fn order(kernel: &Kernel, [rows, columns, depth]: [usize; 3]) -> (Order, usize) {
+    /// Turning the results of an element costs as much as packing this many tenths of a byte.
+    const TURN: usize = 16;
+    let depth = depth.next_multiple_of(STEP);
+    let [rows, columns] = [rows, columns].map(|size| size.next_multiple_of(LANES));
+    let whole = super::nest::CHUNK;
+    let ahead = |vectors: usize| vectors * depth <= AHEAD;
+    let chunk = [whole, whole / 2, whole / 4, whole / 8].into_iter().find(|&chunk| ahead(chunk.min(rows)));
+    let by_columns = if ahead(columns) { columns * depth } else { columns * depth * rows.div_ceil(whole) };
+    let by_rows = rows * depth + rows * columns * TURN / 10;
+    match chunk {
+        Some(chunk) if by_rows < by_columns && matches!(kernel.columns, Extent::Const(_)) => {
+            (Order::Rows, chunk)
+        }
+        _ if ahead(columns) => (Order::Columns, super::nest::SMALL_CHUNK),
+        _ => (Order::Panel, whole),
+    }
+}
+
+/// The frame's part in a contraction.
+pub(super) struct Workspace {
+    order: Order,
+    /// What is packed.
+    packed: i32,
+    /// Bytes of 16 packed vectors.
+    pitch: usize,
+    /// The accumulators, `[rows of a chunk][16 * tiles]`.
+    pub(super) sums: i32,
+    /// The accumulators before they are turned, `[16 * tiles][rows of a chunk]`.
+    across: i32,
+    /// 16 packed vectors of which some do not exist.
+    spare: i32,
+    /// `-128 * sum` of each streamed vector.
+    starts: i32,
+    /// Tile configuration.
+    configuration: i32,
+    depth: i32,
+}
+
+/// What accumulators start at.
+#[derive(Clone, Copy, PartialEq)]
+enum Start {
+    Fresh,
+    Sums,
+}
+
+/// Products of streamed vectors, the first at `rsi` and `rbx` of them, by 16 or 32 packed vectors at `rbp`, `r13` deep,
+/// into rows at `rdi`. All but `rbp` change.
+#[derive(Clone, Copy)]
+struct Product {
+    /// Bytes between streamed vectors.
+    pitch: usize,
+    /// Packed vectors, in tiles of 16.
+    width: usize,
+    /// Bytes between the results of streamed vectors.
+    results: usize,
+    start: Start,
+    /// Which of the factors is not negative.
+    unsigned: Unsigned,
+}
+
+/// Which factor instructions may take as unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsigned {
+    Streamed,
+    Packed,
+    /// The packed one, after 128 was added to it.
+    Shifted,
+}
+
+impl Emitter<'_> {
+    /// Room for the contraction, and what is done once a call.
+    pub(super) fn begin_contraction(&mut self, contraction: &Contraction) -> Workspace {
+        let depth = contraction.depth.size(self.buffer(contraction.lhs).samples).next_multiple_of(STEP);
+        let (order, tiles) = (self.order, self.tiles);
+        let (pitch, vectors) = match order {
+            Order::Columns => (depth * LANES, self.columns_of(contraction).next_multiple_of(LANES * tiles)),
+            Order::Panel => (depth.min(PIECE) * LANES, LANES * tiles),
+            Order::Rows => (depth * LANES, self.chunk.next_multiple_of(LANES)),
+        };
+        let (chunk, across) = (self.chunk.next_multiple_of(LANES), order == Order::Rows);
+        let asm = &mut self.asm;
+        let work = Workspace {
+            order,
+            packed: asm.room(pitch * vectors / LANES),
+            pitch,
+            sums: asm.room(chunk * tiles * VECTOR),
+            across: asm.room(if across { chunk * tiles * VECTOR } else { 0 }),
+            spare: asm.room(LANES * VECTOR),
+            starts: asm.room(chunk.max(LANES * tiles) * 4),
+            configuration: asm.room(VECTOR),
+            depth: asm.room(8),
+        };
+        self.size(rax, contraction.depth);
+        let depth = work.depth;
+        x86!(self.asm; mov(qword_ptr(rsp + depth), rax));
+        if self.products == Products::Tiles {
+            self.begin_tiles(work.configuration);
+        }
+        if order == Order::Columns {
+            self.pack_columns(contraction, &work);
+        }
+        work
+    }
+
+    pub(super) fn end_contraction(&mut self) {
+        if self.products == Products::Tiles {
+            self.end_tiles();
+        }
+    }
+
+    /// What all panels of the chunk at hand share.
+    pub(super) fn begin_chunk(&mut self, contraction: &Contraction, work: &Workspace) {
+        if work.order == Order::Rows {
+            self.pack_rows(contraction, work);
+        } else if self.unsigned(contraction, work) == Unsigned::Shifted {
+            let pitch = self.chunk_rows(contraction);
+            self.starts(work, pitch);
+        }
+    }
+
+    /// The accumulators of the chunk and the panel at hand, which has so many columns if that is known.
+    pub(super) fn contract(&mut self, contraction: &Contraction, work: &Workspace, columns: Option<usize>) {
+        match work.order {
+            Order::Rows => {
+                let columns = columns.expect("rows are packed where columns are known");
+                self.contract_rows(contraction, work, columns);
+            }
+            Order::Columns => {
+                // Panels of packed columns follow one another.
+                let (column, packed) = (self.slots.panel, work.packed);
+                x86!(self.asm; mov(rbp, qword_ptr(rsp + column)));
+                times(&mut self.asm, rbp, work.pitch / LANES);
+                x86!(self.asm; lea(rbp, ptr(rsp + rbp + packed)));
+                self.contract_columns(contraction, work, Start::Fresh, None);
+            }
+            Order::Panel => self.contract_pieces(contraction, work),
+        }
+    }
+
+    fn contract_pieces(&mut self, contraction: &Contraction, work: &Workspace) {
+        let packed = work.packed;
+        if self.deepest(contraction) <= PIECE {
+            self.pack_panel(contraction, work, None);
+            x86!(self.asm; lea(rbp, ptr(rsp + packed)));
+            return self.contract_columns(contraction, work, Start::Fresh, None);
+        }
+        // r14 is where the piece begins.
+        let (mut again, mut later, mut done) = (self.asm.label(), self.asm.label(), self.asm.label());
+        x86!(self.asm; xor(r14, r14));
+        self.asm.place(&mut again);
+        self.pack_panel(contraction, work, Some(r14));
+        x86!(self.asm; lea(rbp, ptr(rsp + packed)); test(r14, r14); jnz(later));
+        self.contract_columns(contraction, work, Start::Fresh, Some(r14));
+        x86!(self.asm; jmp(done));
+        self.asm.place(&mut later);
+        self.contract_columns(contraction, work, Start::Sums, Some(r14));
+        self.asm.place(&mut done);
+        let (depth, piece) = (work.depth, offset_of(PIECE));
+        x86!(self.asm; add(r14, piece); cmp(r14, qword_ptr(rsp + depth)); jb(again));
+    }
+
+    /// The chunk's rows by the panel that is packed at `rbp`.
+    fn contract_columns(
+        &mut self,
+        contraction: &Contraction,
+        work: &Workspace,
+        start: Start,
+        from: Option<AsmRegister64>,
+    ) {
+        let (pitch, sums) = (self.chunk_rows(contraction), work.sums);
+        if let Some(from) = from {
+            x86!(self.asm; add(rsi, from));
+        }
+        x86!(self.asm; lea(rdi, ptr(rsp + sums)));
+        self.piece(r13, work, from);
+        let (width, unsigned) = (self.tiles, self.unsigned(contraction, work));
+        let product = Product { pitch, width, results: width * VECTOR, start, unsigned };
+        self.multiply(work, product);
+    }
+
+    /// The panel's columns by the chunk's rows, which are packed; then the results are turned.
+    fn contract_rows(&mut self, contraction: &Contraction, work: &Workspace, columns: usize) {
+        let unsigned = self.unsigned(contraction, work);
+        let pitch = row_bytes(self.buffer(contraction.rhs));
+        let results = self.chunk.next_multiple_of(LANES) * 4;
+        if unsigned == Unsigned::Shifted {
+            self.panel_columns(contraction, columns);
+            self.starts(work, pitch);
+        }
+        // r12: rows left; r14: where their results go.
+        let (packed, across) = (work.packed, work.across);
+        let (first, end) = (self.slots.chunk, self.slots.chunk_end);
+        x86!(self.asm;
+            lea(rbp, ptr(rsp + packed));
+            lea(r14, ptr(rsp + across));
+            mov(r12, qword_ptr(rsp + end));
+            sub(r12, qword_ptr(rsp + first));
+        );
+        let [mut again, mut single, mut done] = [0; 3].map(|_| self.asm.label());
+        self.asm.place(&mut again);
+        for width in [2, 1] {
+            if width == 2 {
+                x86!(self.asm; cmp(r12, offset_of(LANES)); jle(single));
+            } else {
+                self.asm.place(&mut single);
+                x86!(self.asm; test(r12, r12); jle(done));
+            }
+            self.panel_columns(contraction, columns);
+            x86!(self.asm; mov(rdi, r14));
+            self.piece(r13, work, None);
+            self.multiply(work, Product { pitch, width, results, start: Start::Fresh, unsigned });
+            if width == 2 {
+                x86!(self.asm;
+                    add(rbp, offset_of(2 * work.pitch));
+                    add(r14, offset_of(2 * VECTOR));
+                    sub(r12, offset_of(2 * LANES));
+                    jmp(again);
+                );
+            }
+        }
+        self.asm.place(&mut done);
+        self.turn_results(work, results, columns);
+    }
+
+    fn multiply(&mut self, work: &Workspace, product: Product) {
+        match self.products {
+            Products::Tiles => self.multiply_tiles(work, product),
+            Products::Vectors => self.multiply_vectors(work, product),
+        }
+    }
+
+    /// `to` is how much of the depth there is from the piece's begin on, at most a piece.
+    fn piece(&mut self, to: AsmRegister64, work: &Workspace, from: Option<AsmRegister64>) {
+        let depth = work.depth;
+        x86!(self.asm; mov(to, qword_ptr(rsp + depth)));
+        if let Some(from) = from {
+            let mut fits = self.asm.label();
+            let piece = offset_of(PIECE);
+            x86!(self.asm; sub(to, from); cmp(to, piece); jbe(fits); mov(to, i64::from(piece)));
+            self.asm.place(&mut fits);
+        }
+    }
+
+    /// `rsi` is the chunk's first row of the left operand, `rbx` how many rows there are. The bytes between rows.
+    fn chunk_rows(&mut self, contraction: &Contraction) -> usize {
+        let pitch = row_bytes(self.buffer(contraction.lhs));
+        let (first, end) = (self.slots.chunk, self.slots.chunk_end);
+        self.pointer(rsi, contraction.lhs);
+        x86!(self.asm; mov(rax, qword_ptr(rsp + first)));
+        times(&mut self.asm, rax, pitch);
+        x86!(self.asm;
+            add(rsi, rax);
+            mov(rbx, qword_ptr(rsp + end));
+            sub(rbx, qword_ptr(rsp + first));
+        );
+        pitch
+    }
+
+    /// `rsi` is the panel's first column in the right operand, `rbx` how many columns there are.
+    fn panel_columns(&mut self, contraction: &Contraction, columns: usize) {
+        self.panel_start(rsi, contraction.rhs);
+        x86!(self.asm; mov(rbx, u64::try_from(columns).expect("panels are narrow")));
+    }
+
+    /// `to` is the panel's first column in an operand that has a row for each column.
+    fn panel_start(&mut self, to: AsmRegister64, operand: Handle<Buffer>) {
+        let (pitch, column) = (row_bytes(self.buffer(operand)), self.slots.panel);
+        self.pointer(to, operand);
+        x86!(self.asm; mov(rax, qword_ptr(rsp + column)));
+        times(&mut self.asm, rax, pitch);
+        x86!(self.asm; add(to, rax));
+    }
+
+    /// How many columns there are at most.
+    fn columns_of(&self, contraction: &Contraction) -> usize {
+        let rhs = self.buffer(contraction.rhs);
+        rhs.shape[0].size(rhs.samples)
+    }
+
+    fn deepest(&self, contraction: &Contraction) -> usize {
+        contraction.depth.size(self.buffer(contraction.lhs).samples)
+    }
+
+    fn unsigned(&self, contraction: &Contraction, work: &Workspace) -> Unsigned {
+        let rows_packed = work.order == Order::Rows;
+        match contraction.non_negative {
+            _ if self.products == Products::Tiles => Unsigned::Streamed,
+            None => Unsigned::Shifted,
+            Some(Side::Lhs) if rows_packed => Unsigned::Packed,
+            Some(Side::Rhs) if !rows_packed => Unsigned::Packed,
+            Some(_) => Unsigned::Streamed,
+        }
+    }
+}
