@@ -72,6 +72,17 @@ struct Rooms {
     partials: i32,
     turned: i32,
     gathered: i32,
+    listed: Listed,
+}
+
+/// The rows of the chunk that a stage with a gate does not leave out, by number.
+#[derive(Clone, Copy, Default)]
+struct Listed {
+    first: i32,
+    /// The address behind the last one.
+    end: i32,
+    /// The address of the next one.
+    next: i32,
 }
 
 /// What a loop over rows leads along: addresses that move from row to row.
@@ -240,6 +251,11 @@ impl<'a> Emitter<'a> {
             partials: self.asm.room(partials),
             turned: self.asm.room(turned),
             gathered: self.asm.room(gathered),
+            listed: Listed {
+                first: self.asm.room(self.chunk * 4),
+                end: self.asm.room(8),
+                next: self.asm.room(8),
+            },
         };
     }
 
@@ -346,6 +362,13 @@ impl<'a> Emitter<'a> {
         }
     }
 
+    fn get(&mut self, to: AsmRegister64, base: Base) {
+        match base {
+            Base::Register(register) => x86!(self.asm; mov(to, register)),
+            Base::Slot(slot) => x86!(self.asm; mov(to, qword_ptr(rsp + slot))),
+        }
+    }
+
     /// Leads into the frame, so many bytes a row.
     fn lead_frame(&mut self, leads: &mut Leads, room: i32, step: usize) -> Lead {
         let lead = Lead { base: self.lead(leads), step };
@@ -406,6 +429,54 @@ impl<'a> Emitter<'a> {
         let (mut again, mut next) = (self.asm.label(), self.asm.label());
         x86!(self.asm; mov(r12, qword_ptr(rsp + chunk)));
         self.asm.place(&mut again);
+        self.follow_samples(leads);
+        body(self, &mut next);
+        self.asm.place(&mut next);
+        self.advance(leads, 1);
+        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(again));
+    }
+
+    /// The loop over the rows of the chunk that the stage covers.
+    fn rows_of(&mut self, stage: &Stage, leads: &Leads, body: impl FnOnce(&mut Self)) {
+        if stage.when.is_none() {
+            return self.rows(leads, |emitter, _| body(emitter));
+        }
+        // Where each lead would lead to in row 0.
+        let chunk = self.slots.chunk;
+        let mut starts = Vec::new();
+        for &Lead { base, step } in &leads.steps {
+            let start = self.asm.room(8);
+            self.get(rax, base);
+            x86!(self.asm; mov(rdx, qword_ptr(rsp + chunk)));
+            times(&mut self.asm, rdx, step);
+            x86!(self.asm; sub(rax, rdx); mov(qword_ptr(rsp + start), rax));
+            starts.push(start);
+        }
+        let Listed { first, end, next } = self.rooms.listed;
+        let [mut again, mut done] = [0; 2].map(|_| self.asm.label());
+        x86!(self.asm; lea(rax, ptr(rsp + first)); mov(qword_ptr(rsp + next), rax));
+        self.asm.place(&mut again);
+        x86!(self.asm;
+            mov(rax, qword_ptr(rsp + next));
+            cmp(rax, qword_ptr(rsp + end));
+            jae(done);
+            mov(r12d, dword_ptr(rax));
+            add(qword_ptr(rsp + next), 4);
+        );
+        for (&Lead { base, step }, start) in leads.steps.iter().zip(starts) {
+            x86!(self.asm; mov(rax, r12));
+            times(&mut self.asm, rax, step);
+            x86!(self.asm; add(rax, qword_ptr(rsp + start)));
+            self.set(base, rax);
+        }
+        self.follow_samples(leads);
+        body(self);
+        x86!(self.asm; jmp(again));
+        self.asm.place(&mut done);
+    }
+
+    /// Sets the leads that follow the sample of the row.
+    fn follow_samples(&mut self, leads: &Leads) {
         for &(base, start, per, step) in &leads.samples {
             let divisor = u32::try_from(per).expect("samples have few rows");
             x86!(self.asm; mov(eax, r12d); xor(edx, edx); mov(ecx, divisor); div(ecx));
@@ -413,13 +484,9 @@ impl<'a> Emitter<'a> {
             x86!(self.asm; add(rax, qword_ptr(rsp + start)));
             self.set(base, rax);
         }
-        body(self, &mut next);
-        self.asm.place(&mut next);
-        self.advance(leads, 1);
-        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(again));
     }
 
-    /// The same by [`TOGETHER`] rows, and by one where fewer are left. Leads do not follow samples.
+    /// The loop over the chunk's rows by [`TOGETHER`], and by one where fewer are left. Leads do not follow samples.
     fn rows_together(&mut self, leads: &Leads, mut together: Block, mut single: Block) {
         let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
         let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
@@ -491,6 +558,12 @@ impl<'a> Emitter<'a> {
     fn elements_stage(&mut self, plan: &Plan<'_>, panel: Option<&Workspace>) {
         let rows = self.kept_at(plan, Level::Row);
         self.keep_rows(&rows);
+        let mut nothing = self.asm.label();
+        if let Some(when) = plan.stage.when {
+            self.list_rows(when, &rows);
+            let Listed { first, end, .. } = self.rooms.listed;
+            x86!(self.asm; lea(rax, ptr(rsp + first)); cmp(rax, qword_ptr(rsp + end)); je(nothing));
+        }
         self.begin_reduces(plan.stage);
         let (panel_slot, columns, width) = (self.slots.panel, self.slots.columns, self.width());
         let known = match self.kernel.columns {
@@ -524,7 +597,32 @@ impl<'a> Emitter<'a> {
             self.panel(plan, panel, &rows, true);
             self.asm.place(&mut done);
         }
-        self.end_reduces(plan, &rows);
+        self.end_reduces(plan);
+        self.asm.place(&mut nothing);
+    }
+
+    /// Lists the rows for which a stage runs.
+    fn list_rows(&mut self, when: Handle<Expr>, rows: &[Handle<Expr>]) {
+        let Listed { first, end, .. } = self.rooms.listed;
+        x86!(self.asm; lea(rax, ptr(rsp + first)); mov(qword_ptr(rsp + end), rax));
+        let mut leads = Leads::default();
+        let mut scope = self.scope(Level::Element, &leads);
+        if !rows.is_empty() {
+            scope.rows = Some((self.lead_frame(&mut leads, self.rooms.rows, 4 * rows.len()), rows));
+        }
+        self.rows(&leads, |emitter, next| {
+            // Gates change with the row at most, so this is a value in memory.
+            let source = emitter.value(&mut Evaluation::new(&scope), when, 0);
+            let Source::Memory(gate) = source else { unreachable!("gates do not depend on columns") };
+            emitter.asm.load_one(DType::I32, gate);
+            x86!(emitter.asm;
+                test(eax, eax);
+                je(*next);
+                mov(rax, qword_ptr(rsp + end));
+                mov(dword_ptr(rax), r12d);
+                add(qword_ptr(rsp + end), 4);
+            );
+        });
     }
 
     /// Computes what elements need once a row, for the chunk's rows.
@@ -614,11 +712,7 @@ impl<'a> Emitter<'a> {
         if one_by_one {
             let still = self.stillness();
             block.settle(&mut self.asm, still);
-            self.rows(&leads, |emitter, next| {
-                if let Some(when) = plan.stage.when {
-                    let next = *next;
-                    emitter.leave_out(when, &scope, next);
-                }
+            self.rows_of(plan.stage, &leads, |emitter| {
                 for &(handle, at) in &gathers {
                     let (lead, room) = (scope.leads[&(handle, at)], scope.gathered[&(handle, at)]);
                     emitter.gather(handle, at, lead, room, partial);
@@ -653,16 +747,6 @@ impl<'a> Emitter<'a> {
             }
             _ => false,
         }
-    }
-
-    /// Jumps to the label if a stage leaves the row out.
-    fn leave_out(&mut self, when: Handle<Expr>, scope: &Scope<'_>, next: iced_x86::code_asm::CodeLabel) {
-        let mut work = Evaluation::new(scope);
-        // Gates change with the row at most, so this is a value in memory.
-        let source = self.value(&mut work, when, 0);
-        let Source::Memory(memory) = source else { unreachable!("gates do not depend on columns") };
-        self.asm.load_one(DType::I32, memory);
-        x86!(self.asm; test(eax, eax); je(next));
     }
 
     /// Computes what elements need once a column, for the panel's columns.
@@ -770,28 +854,21 @@ impl<'a> Emitter<'a> {
         });
     }
 
-    fn end_reduces(&mut self, plan: &Plan<'_>, rows: &[Handle<Expr>]) {
+    fn end_reduces(&mut self, plan: &Plan<'_>) {
         let reduces = &plan.stage.reduces;
         if reduces.is_empty() {
             return;
         }
         let mut leads = Leads::default();
         let partials = self.lead_frame(&mut leads, self.rooms.partials, reduces.len() * VECTOR);
-        let kept = plan.stage.when.map(|_| self.lead_frame(&mut leads, self.rooms.rows, 4 * rows.len()));
         let places: Vec<_> = reduces.iter().map(|reduce| (reduce.into, At::Row)).collect();
         self.lead_buffers(&mut leads, &places, false);
-        let mut scope = self.scope(Level::Element, &leads);
-        scope.rows = kept.map(|base| (base, rows));
-        self.rows(&leads, |emitter, next| {
-            if let Some(when) = plan.stage.when {
-                let next = *next;
-                emitter.leave_out(when, &scope, next);
-            }
+        self.rows_of(plan.stage, &leads, |emitter| {
             for (number, reduce) in reduces.iter().enumerate() {
                 let from = partials.at(0, number * VECTOR);
                 emitter.asm.load(Width::Wide, Op::Move, 0, from, ALL);
                 emitter.asm.combine_lanes(folding(reduce.op), 0, 1);
-                let to = scope.leads[&(reduce.into, At::Row)].at(0, 0);
+                let to = leads.buffers[&(reduce.into, At::Row)].at(0, 0);
                 let dtype = emitter.buffer(reduce.into).dtype;
                 emitter.asm.store_register(dtype, to);
             }
@@ -821,10 +898,7 @@ impl<'a> Emitter<'a> {
 
     /// `to` is the address of a vector's first element.
     fn element(&mut self, to: AsmRegister64, lead: Lead, vector: usize, pitch: usize) {
-        match lead.base {
-            Base::Register(register) => x86!(self.asm; mov(to, register)),
-            Base::Slot(slot) => x86!(self.asm; mov(to, qword_ptr(rsp + slot))),
-        }
+        self.get(to, lead.base);
         let ahead = offset_of(vector * LANES * pitch);
         if ahead > 0 {
             x86!(self.asm; add(to, ahead));
