@@ -3,21 +3,18 @@
 use ffc_ir::kernel::{self, BufferClass, Plane, Program};
 use ffc_ir::module::{self, Control};
 use ffc_ir::types::DType;
-use ffc_runtime::artifact::{self, Artifact, Place, Storage, TargetMachine};
+use ffc_runtime::artifact::{self, Artifact, Place, Storage};
 
-use crate::Target;
+use crate::Architecture;
 
 /// Kernels below this many elements of output (accumulations counted) are not worth dividing among threads.
 const PARALLEL_WORK: usize = 1 << 16;
 
-/// The artifact of a placed program, its code still empty and every entry 0.
-pub fn describe(program: &Program, target: &Target) -> Artifact {
+/// The artifact of a placed program, still without code.
+pub(crate) fn describe(program: &Program, architecture: Architecture) -> Artifact {
     Artifact {
         name: program.name.clone(),
-        target: TargetMachine {
-            architecture: target.architecture.name().to_string(),
-            features: target.features.iter().map(ToString::to_string).collect(),
-        },
+        architecture: architecture.name().to_string(),
         batch: program.batch,
         infer_batch: program.infer_batch,
         features: program.features,
@@ -36,7 +33,7 @@ pub fn describe(program: &Program, target: &Target) -> Artifact {
         arena_bytes: program.arena_bytes,
         state_bytes: program.state_bytes,
         imports: Vec::new(),
-        code: Vec::new(),
+        variants: Vec::new(),
     }
 }
 
@@ -111,12 +108,7 @@ fn describe_param(program: &Program, index: usize, param: &module::Param) -> art
 fn describe_kernel(program: &Program, kernel: &kernel::Kernel) -> artifact::Kernel {
     let depth = kernel.contraction.map_or(1, |contraction| contraction.depth.size(program.batch));
     let work = kernel.rows.size(program.batch) * kernel.columns.size(program.batch) * depth;
-    artifact::Kernel {
-        name: kernel.name.clone(),
-        entry: 0,
-        rows: extent(kernel.rows),
-        parallel: work >= PARALLEL_WORK,
-    }
+    artifact::Kernel { name: kernel.name.clone(), rows: extent(kernel.rows), parallel: work >= PARALLEL_WORK }
 }
 
 fn describe_schedule(schedule: &kernel::Schedule) -> artifact::Schedule {

@@ -1,19 +1,34 @@
 //! Targets as data: a row says all that is known of a machine before it is seen.
+//!
+//! What a user names is a kind of machine, for instance any 64-bit x86, and the best code for it is not the same on all of
+//! them. So a row lists [`Level`]s, and each becomes a [`Target`] of its own: what a backend compiles for. An artifact
+//! holds one variant of the code for each, and the runtime, from whose table the levels are, chooses among them.
 
 use std::fmt;
 
-/// A machine that programs can be compiled for.
+use ffc_runtime::cpu::{self, Level};
+
+/// One feature set that programs are compiled for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The name on the command line.
+    /// The name of the level, or `native`.
     pub name: &'static str,
     /// Instruction set.
     pub architecture: Architecture,
-    /// Features beyond the architecture's base, by the names of Rust's feature detection. `native` has those of the
-    /// machine at hand.
+    /// Features beyond the architecture's base that code may use, by the names of Rust's feature detection.
     pub features: Vec<&'static str>,
-    /// One line for people.
-    pub description: &'static str,
+}
+
+impl Target {
+    /// A level of an architecture.
+    pub fn new(architecture: Architecture, level: &Level) -> Self {
+        Self { name: level.name, architecture, features: level.features() }
+    }
+
+    /// Whether code for the target may use a feature.
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.contains(&feature)
+    }
 }
 
 /// An instruction set.
@@ -45,38 +60,58 @@ impl Architecture {
     }
 }
 
-/// Name, architecture, features, description.
-type Row = (&'static str, Architecture, &'static [&'static str], &'static str);
+/// What `--target` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedTarget {
+    /// The name.
+    pub name: &'static str,
+    /// Instruction set.
+    pub architecture: Architecture,
+    /// What there is code for, best first; every such machine has the last.
+    pub levels: &'static [&'static Level],
+    /// One line for people.
+    pub description: &'static str,
+}
 
-const V3: &[&str] = &["sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "bmi2"];
-const V4: &[&str] = &[
-    "sse3",
-    "ssse3",
-    "sse4.1",
-    "sse4.2",
-    "avx",
-    "avx2",
-    "bmi2",
-    "avx512f",
-    "avx512bw",
-    "avx512dq",
-    "avx512vl",
-    "avx512vnni",
-];
-
-/// All targets but `native`.
-pub const TARGETS: &[Row] = &[
-    ("x86_64", Architecture::X86_64, &[], "any 64-bit x86 (SSE2)"),
-    ("x86_64-v3", Architecture::X86_64, V3, "x86 with AVX2"),
-    ("x86_64-v4", Architecture::X86_64, V4, "x86 with AVX-512 and VNNI"),
-    ("aarch64", Architecture::Aarch64, &[], "any 64-bit Arm"),
-    (
-        "aarch64-dotprod",
-        Architecture::Aarch64,
-        &["dotprod"],
-        "64-bit Arm with dot products (Cortex-A76 and later)",
-    ),
-    ("riscv64", Architecture::Riscv64, &[], "64-bit RISC-V (RV64GC)"),
+/// All targets but `native`, which the backend makes by looking at the machine.
+pub static TARGETS: [NamedTarget; 6] = [
+    NamedTarget {
+        name: "x86_64",
+        architecture: Architecture::X86_64,
+        levels: &cpu::X86_64,
+        description: "any 64-bit x86 (SSE2)",
+    },
+    NamedTarget {
+        name: "x86_64-v3",
+        architecture: Architecture::X86_64,
+        levels: &[&cpu::AMX, &cpu::AVX512VNNI, &cpu::AVXVNNI, &cpu::AVX2],
+        description: "x86 with AVX2",
+    },
+    NamedTarget {
+        name: "x86_64-v4",
+        architecture: Architecture::X86_64,
+        // Without VNNI, which is no part of v4, there is no better code than that for AVX2.
+        levels: &[&cpu::AMX, &cpu::AVX512VNNI, &cpu::AVX2],
+        description: "x86 with AVX-512",
+    },
+    NamedTarget {
+        name: "aarch64",
+        architecture: Architecture::Aarch64,
+        levels: &cpu::AARCH64,
+        description: "any 64-bit Arm",
+    },
+    NamedTarget {
+        name: "aarch64-dotprod",
+        architecture: Architecture::Aarch64,
+        levels: &[&cpu::DOTPROD],
+        description: "64-bit Arm with dot products (Cortex-A76 and later)",
+    },
+    NamedTarget {
+        name: "riscv64",
+        architecture: Architecture::Riscv64,
+        levels: &cpu::RISCV64,
+        description: "64-bit RISC-V (RV64GC)",
+    },
 ];
 
 /// No target has this name.
@@ -91,28 +126,19 @@ impl fmt::Display for UnknownTarget {
 
 impl std::error::Error for UnknownTarget {}
 
-impl Target {
-    /// All targets that can be named without looking at the machine.
-    pub fn all() -> impl Iterator<Item = Self> {
-        TARGETS.iter().map(|&(name, architecture, features, description)| Self {
-            name,
-            architecture,
-            features: features.to_vec(),
-            description,
-        })
-    }
-
-    /// The target of this name. `native` is the backend's to make, since it looks at the machine.
+impl NamedTarget {
+    /// The target of this name.
     ///
     /// # Errors
     /// [`UnknownTarget`] where the table has none.
-    pub fn named(name: &str) -> Result<Self, UnknownTarget> {
-        Self::all().find(|target| target.name == name).ok_or_else(|| UnknownTarget(name.to_string()))
+    pub fn find(name: &str) -> Result<&'static Self, UnknownTarget> {
+        let target = TARGETS.iter().find(|target| target.name == name);
+        target.ok_or_else(|| UnknownTarget(name.to_string()))
     }
 
-    /// Whether code for the target may use a feature.
-    pub fn has(&self, feature: &str) -> bool {
-        self.features.contains(&feature)
+    /// What is compiled for it, best first.
+    pub fn variants(&self) -> Vec<Target> {
+        self.levels.iter().map(|level| Target::new(self.architecture, level)).collect()
     }
 }
 
@@ -122,10 +148,30 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_found() {
-        for target in Target::all() {
-            assert_eq!(Target::named(target.name).unwrap(), target);
-            assert_eq!(Target::all().filter(|other| other.name == target.name).count(), 1);
+        for target in &TARGETS {
+            assert_eq!(NamedTarget::find(target.name), Ok(target));
+            assert_eq!(TARGETS.iter().filter(|other| other.name == target.name).count(), 1);
         }
-        assert_eq!(Target::named("z80").unwrap_err().to_string(), "unknown target `z80`");
+        assert_eq!(NamedTarget::find("z80").unwrap_err().to_string(), "unknown target `z80`");
+    }
+
+    #[test]
+    fn levels_are_the_architectures_in_its_order() {
+        for target in &TARGETS {
+            let all = Level::all(target.architecture.name());
+            let places: Vec<_> = target
+                .levels
+                .iter()
+                .map(|level| all.iter().position(|other| other == level).unwrap())
+                .collect();
+            assert!(places.is_sorted() && !places.is_empty(), "{}: {places:?}", target.name);
+        }
+    }
+
+    #[test]
+    fn whatever_is_named_has_the_last_level() {
+        let last = |name| NamedTarget::find(name).unwrap().variants().pop().unwrap().name;
+        assert_eq!(["x86_64", "x86_64-v3", "x86_64-v4"].map(last), ["portable", "avx2", "avx2"]);
+        assert_eq!(["aarch64", "aarch64-dotprod", "riscv64"].map(last), ["portable", "dotprod", "portable"]);
     }
 }

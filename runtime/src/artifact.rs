@@ -1,7 +1,9 @@
 //! What the compiler hands to the runtime: plain data, no type of the compiler in it.
 //!
 //! An [`Artifact`] says how much memory a program needs, where each buffer lies in it, which kernels there are and in
-//! which order they run; its code is one position-independent blob. Everything a session does follows from it.
+//! which order they run. Its machine code is there in one or more [`Variant`]s, each one position-independent blob that
+//! does all of the program with the features of one kind of processor; everything else exists once. Everything a session
+//! does follows from it.
 //!
 //! # Calling convention of a kernel
 //!
@@ -23,8 +25,8 @@ use serde::{Deserialize, Serialize};
 pub struct Artifact {
     /// Name of the network.
     pub name: String,
-    /// What machine the code is for.
-    pub target: TargetMachine,
+    /// Instruction set of the code: `x86_64`, `aarch64` or `riscv64`, as `std::env::consts::ARCH` names it.
+    pub architecture: String,
     /// Most samples in a training step.
     pub batch: usize,
     /// Most samples in one pass of inference; longer inputs take several.
@@ -51,19 +53,23 @@ pub struct Artifact {
     pub state_bytes: usize,
     /// Names of microkernels that the code calls; the runtime refuses those it does not have.
     pub imports: Vec<String>,
+    /// Machine code, best first: a session runs the first for which the machine has all features.
+    pub variants: Vec<Variant>,
+}
+
+/// Machine code of all kernels for processors with certain features. All variants compute the same bits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// Name, no other variant's: that of a [level](crate::cpu::Level), or `native`.
+    pub name: String,
+    /// What it needs beyond the architecture's base, by the names of Rust's `is_x86_feature_detected!` and its siblings.
+    pub features: Vec<String>,
+    /// Offset in the code of each kernel's entry, in the order of [`Artifact::kernels`].
+    pub entries: Vec<usize>,
     /// Machine code.
     #[serde(skip)]
     pub code: Vec<u8>,
-}
-
-/// A processor architecture and the features that the code uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TargetMachine {
-    /// `x86_64`, `aarch64` or `riscv64`, as `std::env::consts::ARCH` names it.
-    pub architecture: String,
-    /// Features by the names of Rust's `is_x86_feature_detected!` and its siblings.
-    pub features: Vec<String>,
 }
 
 /// Element types of buffers.
@@ -215,8 +221,6 @@ pub enum Storage {
 pub struct Kernel {
     /// Name.
     pub name: String,
-    /// Offset of the entry in the code.
-    pub entry: usize,
     /// Rows of its domain, which threads divide among them.
     pub rows: Extent,
     /// Whether it is large enough to divide.

@@ -6,8 +6,7 @@
 use memmap2::{Mmap, MmapMut};
 
 use crate::LoadError;
-use crate::artifact::TargetMachine;
-use crate::features::has_feature;
+use crate::cpu::Runnable;
 
 /// A kernel: see the calling convention in [`artifact`](crate::artifact).
 pub(crate) type KernelFn =
@@ -20,12 +19,12 @@ pub(crate) struct MappedCode {
 }
 
 impl MappedCode {
-    /// Maps `code`, which was compiled for `target`.
+    /// Maps the code of a variant.
     ///
     /// # Errors
-    /// When this machine is another one or lacks a feature, or the operating system refuses.
-    pub(crate) fn new(code: &[u8], target: &TargetMachine) -> Result<Self, LoadError> {
-        check_machine(target)?;
+    /// When the operating system refuses.
+    pub(crate) fn new(runnable: &Runnable<'_>) -> Result<Self, LoadError> {
+        let code = &runnable.variant().code[..];
         let mut pages = MmapMut::map_anon(code.len()).map_err(LoadError::Map)?;
         pages.copy_from_slice(code);
         let pages = pages.make_exec().map_err(LoadError::Map)?;
@@ -39,20 +38,9 @@ impl MappedCode {
     /// If the offset is not inside the code.
     pub(crate) fn kernel(&self, entry: usize) -> KernelFn {
         let address = self.pages[entry..].first().expect("entries are inside the code") as *const u8;
-        // SAFETY: an address is a function pointer on every architecture that `check_machine` lets through. That a
+        // SAFETY: an address is a function pointer on every architecture that `Cpu::choose` lets through. That a
         // kernel begins there is the artifact's word, which loading it trusts; calling it is `unsafe` still.
         unsafe { std::mem::transmute::<*const u8, KernelFn>(address) }
-    }
-}
-
-fn check_machine(target: &TargetMachine) -> Result<(), LoadError> {
-    let here = std::env::consts::ARCH;
-    if target.architecture != here {
-        return Err(LoadError::Architecture { needed: target.architecture.clone(), here });
-    }
-    match target.features.iter().find(|feature| !has_feature(feature)) {
-        Some(missing) => Err(LoadError::Feature(missing.clone())),
-        None => Ok(()),
     }
 }
 
@@ -105,25 +93,8 @@ fn publish(code: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn target(architecture: &str, features: &[&str]) -> TargetMachine {
-        TargetMachine {
-            architecture: architecture.to_string(),
-            features: features.iter().map(ToString::to_string).collect(),
-        }
-    }
-
-    #[test]
-    fn other_machines_are_refused() {
-        let error = MappedCode::new(&[0], &target("z80", &[])).unwrap_err();
-        assert!(error.to_string().starts_with("the artifact is for `z80`, this machine is `"), "{error}");
-        let here = std::env::consts::ARCH;
-        let error = MappedCode::new(&[0], &target(here, &["flux"])).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the artifact needs the processor feature `flux`, which this machine does not have"
-        );
-    }
+    use crate::Cpu;
+    use crate::artifact::Variant;
 
     /// The permissions of the page that holds `address`, as Linux lists them.
     #[cfg(target_os = "linux")]
@@ -142,7 +113,13 @@ mod tests {
     fn code_runs_and_is_never_writable() {
         // mov rax, [rdi]; mov [rax], rsi; ret
         let bytes = [0x48, 0x8b, 0x07, 0x48, 0x89, 0x30, 0xc3];
-        let code = MappedCode::new(&bytes, &target("x86_64", &["sse2"])).unwrap();
+        let variants = [Variant {
+            name: "native".to_string(),
+            features: vec!["sse2".to_string()],
+            entries: vec![0],
+            code: bytes.to_vec(),
+        }];
+        let code = MappedCode::new(&Cpu::detect().choose("x86_64", &variants).unwrap()).unwrap();
         let mut cell = 0u64;
         let table = [(&raw mut cell).cast::<u8>()];
         // SAFETY: the code above stores 8 bytes at the first address of the table, which is `cell`.

@@ -46,9 +46,15 @@ pub enum LoadError {
         /// What this is.
         here: &'static str,
     },
-    /// The processor or its operating system lacks a feature, or this runtime does not know it.
-    #[error("the artifact needs the processor feature `{0}`, which this machine does not have")]
-    Feature(String),
+    /// For each variant of the code the processor or its operating system lacks a feature, or this runtime does not know
+    /// it.
+    #[error("the artifact has no code that {cpu} can run: {}", enumerate(needs))]
+    NoVariant {
+        /// The machine, or what was made of it.
+        cpu: String,
+        /// The name of each variant, and the features that it needs and the machine does not have.
+        needs: Vec<(String, Vec<String>)>,
+    },
     /// The code calls a microkernel that this runtime does not have.
     #[error("the artifact calls the microkernel `{0}`, which this runtime does not have")]
     Microkernel(String),
@@ -67,6 +73,32 @@ pub enum LoadError {
     /// The weights that came with the artifact do not fit it.
     #[error("the artifact's own weights: {0}")]
     Weights(#[from] WeightError),
+}
+
+fn enumerate(needs: &[(String, Vec<String>)]) -> String {
+    let each = |(name, features): &(String, Vec<String>)| format!("`{name}` needs {}", features.join(" "));
+    needs.iter().map(each).collect::<Vec<_>>().join(", ")
+}
+
+/// Why less cannot be made of a machine as wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// The architecture has no level of this name.
+    #[error("`{name}` is none of {}", known.join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Names that it has.
+        known: Vec<&'static str>,
+    },
+    /// The machine does not have all of it.
+    #[error("this machine has no `{feature}`, which `{level}` stands for")]
+    Missing {
+        /// The level.
+        level: &'static str,
+        /// The first feature of the level that is not there.
+        feature: &'static str,
+    },
 }
 
 /// Why a step was not taken; nothing has changed.

@@ -13,8 +13,9 @@
 //! | | section table: for each its offset (8), length (8), CRC-32 (4), length of the name (4), name |
 //! | | the sections in the order of the table, each starting at the next multiple of 64, zeros between |
 //!
-//! Numbers are little-endian. Section `program` is the [`Artifact`] without its code as JSON, `code` the machine code;
-//! all others are attachments, which the runtime hands through, but for [`WEIGHTS_ATTACHMENT`].
+//! Numbers are little-endian. Section `program` is the [`Artifact`] without its code as JSON, `code.0`, `code.1` and so on
+//! the machine code of its variants; all others are attachments, which the runtime hands through, but for
+//! [`WEIGHTS_ATTACHMENT`].
 //!
 //! The checksums find damage, not malice: **loading an artifact is running code**.
 
@@ -33,27 +34,31 @@ pub const WEIGHTS_ATTACHMENT: &str = "weights.safetensors";
 /// Like PNG's: a byte above 127, line ends that a text-mode copy would change, and an end of file for DOS.
 const MAGIC: [u8; 8] = *b"\x89ffc\r\n\x1a\n";
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 24;
 const ENTRY: usize = 24;
 const SECTION_ALIGN: usize = 64;
 const LONGEST_NAME: usize = 255;
 const PROGRAM: &str = "program";
-const CODE: &str = "code";
+/// How the names of the variants' sections begin; their position follows.
+const CODE: &str = "code.";
 
 impl Artifact {
     /// The bytes of a `.ffc` file that holds this artifact and `attachments`, given by name.
     ///
     /// # Panics
-    /// If two attachments share a name, or a name is empty, longer than 255 bytes, `program` or `code`.
+    /// If two attachments share a name, or a name is empty, longer than 255 bytes, `program` or begins with `code.`.
     pub fn to_bytes(&self, attachments: &[(&str, &[u8])]) -> Vec<u8> {
         let program = serde_json::to_vec(self).expect("the description is plain data with string keys");
-        let mut sections = vec![(PROGRAM, &program[..]), (CODE, &self.code[..])];
-        sections.extend_from_slice(attachments);
-        for (index, (name, _)) in sections.iter().enumerate() {
-            assert!(is_name(name), "`{name}` is no name for an attachment");
-            assert!(sections[..index].iter().all(|(other, _)| other != name), "`{name}` is there twice");
+        let names: Vec<String> = (0..self.variants.len()).map(code_section).collect();
+        let mut sections = vec![(PROGRAM, &program[..])];
+        sections
+            .extend(names.iter().zip(&self.variants).map(|(name, variant)| (&name[..], &variant.code[..])));
+        for (index, (name, _)) in attachments.iter().enumerate() {
+            assert!(is_attachment(name), "`{name}` is no name for an attachment");
+            assert!(attachments[..index].iter().all(|(other, _)| other != name), "`{name}` is there twice");
         }
+        sections.extend_from_slice(attachments);
         write(&sections)
     }
 
@@ -67,13 +72,27 @@ impl Artifact {
         let mut take = |name: &str| {
             sections.remove(name).ok_or_else(|| malformed(format!("there is no section `{name}`")))
         };
-        let (program, code) = (take(PROGRAM)?, take(CODE)?);
-        let mut artifact: Self = serde_json::from_slice(program).map_err(ArtifactError::Program)?;
-        artifact.code = code.to_vec();
+        let mut artifact: Self = serde_json::from_slice(take(PROGRAM)?).map_err(ArtifactError::Program)?;
+        for (index, variant) in artifact.variants.iter_mut().enumerate() {
+            variant.code = take(&code_section(index))?.to_vec();
+        }
+        if let Some(name) = sections.keys().find(|name| !is_attachment(name)) {
+            return Err(malformed(format!("section `{name}` belongs to no variant")));
+        }
         artifact.validate()?;
         let attachments = sections.into_iter().map(|(name, data)| (name.to_string(), data.to_vec()));
         Ok((artifact, attachments.collect()))
     }
+}
+
+/// The name of the section of a variant's code.
+fn code_section(variant: usize) -> String {
+    format!("{CODE}{variant}")
+}
+
+/// Whether an attachment may have this name.
+fn is_attachment(name: &str) -> bool {
+    is_name(name) && name != PROGRAM && !name.starts_with(CODE)
 }
 
 fn malformed(reason: impl Into<String>) -> ArtifactError {
@@ -205,4 +224,87 @@ fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
 
 fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
     take(bytes, 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::{Element, Purpose, Schedule, Variant};
+    use proptest::prelude::*;
+
+    /// An artifact that does nothing, in three variants.
+    fn artifact() -> Artifact {
+        let variant = |name: &str| Variant {
+            name: name.to_string(),
+            features: Vec::new(),
+            entries: Vec::new(),
+            code: name.as_bytes().to_vec(),
+        };
+        let schedule = |purpose| Schedule { purpose, kernels: Vec::new() };
+        Artifact {
+            name: "nothing".to_string(),
+            architecture: "x86_64".to_string(),
+            batch: 1,
+            infer_batch: 1,
+            features: 1,
+            input: Element::U8,
+            classes: 1,
+            trained_layers: Vec::new(),
+            params: Vec::new(),
+            buffers: Vec::new(),
+            kernels: Vec::new(),
+            schedules: [Purpose::Train, Purpose::Infer].map(schedule).to_vec(),
+            arena_bytes: 0,
+            state_bytes: 0,
+            imports: Vec::new(),
+            variants: ["best", "good", "portable"].map(variant).to_vec(),
+        }
+    }
+
+    fn refusal(sections: &[(&str, &[u8])]) -> String {
+        Artifact::from_bytes(&write(sections)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn each_variant_has_its_section_and_no_section_is_without_variant() {
+        let file = artifact().to_bytes(&[("note", b"text")]);
+        let sections: Vec<_> = read(&file).unwrap().into_iter().collect();
+        let names: Vec<_> = sections.iter().map(|section| section.0).collect();
+        assert_eq!(names, ["code.0", "code.1", "code.2", "note", "program"]);
+        assert_eq!(Artifact::from_bytes(&write(&sections)).unwrap().0, artifact());
+        let without = [&sections[..1], &sections[2..]].concat();
+        assert_eq!(refusal(&without), "malformed artifact: there is no section `code.1`");
+        let one_more = [&sections[..], &[("code.3", b"more")]].concat();
+        assert_eq!(refusal(&one_more), "malformed artifact: section `code.3` belongs to no variant");
+        let nameless = [&sections[..], &[("code.", b"more")]].concat();
+        assert_eq!(refusal(&nameless), "malformed artifact: section `code.` belongs to no variant");
+    }
+
+    proptest! {
+        /// Sections lost, renamed, doubled and changed, with checksums that fit: refused, or read as they are.
+        #[test]
+        fn other_sections_are_refused_or_read(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), "code\\.[0-4]?|program|note|", 0..4u8), 1..4),
+            bytes in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let file = artifact().to_bytes(&[("note", b"text")]);
+            let mut sections: Vec<(String, Vec<u8>)> =
+                read(&file).unwrap().into_iter().map(|(name, data)| (name.to_string(), data.to_vec())).collect();
+            for (index, name, change) in changes {
+                let at = index.index(sections.len());
+                let section = &mut sections[at];
+                match change {
+                    0 => section.0 = name,
+                    1 => section.1 = bytes.clone(),
+                    2 => section.1.truncate(bytes.len()),
+                    _ => sections.push((name, bytes.clone())),
+                }
+            }
+            let sections: Vec<_> = sections.iter().map(|(name, data)| (&name[..], &data[..])).collect();
+            if let Ok((read, attachments)) = Artifact::from_bytes(&write(&sections)) {
+                prop_assert_eq!(read.variants.len() + attachments.len() + 1, sections.len());
+                prop_assert!(read.validate().is_ok());
+            }
+        }
+    }
 }

@@ -28,8 +28,8 @@ pub mod artifact;
 #[cfg(feature = "checkpoint")]
 pub mod checkpoint;
 mod code;
+pub mod cpu;
 mod error;
-mod features;
 mod file;
 pub mod fixed;
 mod machine;
@@ -42,8 +42,8 @@ mod session;
 mod tensors;
 mod validate;
 
-pub use error::{ArtifactError, LoadError, StepError, WeightError};
-pub use features::has_feature;
+pub use cpu::Cpu;
+pub use error::{ArtifactError, CpuError, LoadError, StepError, WeightError};
 pub use file::{Attachments, WEIGHTS_ATTACHMENT};
 pub use params::StateTensor;
 pub use session::{MemoryUse, Options, Samples, Session, StepReport, hash_weights};

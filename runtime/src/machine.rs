@@ -5,12 +5,12 @@
 
 use std::ptr;
 
-use crate::LoadError;
 use crate::artifact::{Artifact, Buffer, Element, Place, Purpose};
 use crate::code::{KernelFn, MappedCode};
 use crate::memory::{ALIGN, AlignedBytes};
 use crate::pool::{Pool, share};
 use crate::session::Samples;
+use crate::{Cpu, LoadError};
 
 /// Microkernels that code may call by name. Code generators inline theirs so far.
 const MICROKERNELS: [&str; 0] = [];
@@ -25,6 +25,8 @@ const LOSSES: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Machine {
     program: Artifact,
+    /// Name of the variant that is mapped.
+    variant: String,
     kernels: Vec<KernelFn>,
     /// The address of each buffer.
     table: Table,
@@ -65,13 +67,17 @@ pub(crate) struct Controls {
 }
 
 impl Machine {
-    /// Validates the artifact, maps its code and allocates all memory, zeroed.
-    pub(crate) fn new(mut program: Artifact, threads: usize) -> Result<Self, LoadError> {
+    /// Validates the artifact, maps the best code that `cpu` runs and allocates all memory, zeroed.
+    pub(crate) fn new(mut program: Artifact, cpu: &Cpu, threads: usize) -> Result<Self, LoadError> {
         program.validate()?;
         if let Some(missing) = program.imports.iter().find(|name| !MICROKERNELS.contains(&name.as_str())) {
             return Err(LoadError::Microkernel(missing.clone()));
         }
-        let code = MappedCode::new(&std::mem::take(&mut program.code), &program.target)?;
+        let runnable = cpu.choose(&program.architecture, &program.variants)?;
+        let code = MappedCode::new(&runnable)?;
+        let kernels = runnable.variant().entries.iter().map(|&entry| code.kernel(entry)).collect();
+        let variant = runnable.variant().name.clone();
+        program.variants.iter_mut().for_each(|variant| variant.code = Vec::new());
         let state = AlignedBytes::new(program.state_bytes)?;
         let arena = AlignedBytes::new(program.arena_bytes)?;
         let controls = AlignedBytes::new((LOSSES + program.trained_layers.len()) * ALIGN)?;
@@ -89,15 +95,19 @@ impl Machine {
         let external = places
             .filter(|(_, place)| matches!(place, Place::Input | Place::Labels | Place::Scores))
             .collect();
-        let kernels = program.kernels.iter().map(|kernel| code.kernel(kernel.entry)).collect();
         // Last, so that its threads fetch instructions only after the code has been published.
         let pool = Pool::new(threads).map_err(LoadError::Thread)?;
-        Ok(Self { program, kernels, table, external, pool, state, arena, controls, _code: code })
+        Ok(Self { program, variant, kernels, table, external, pool, state, arena, controls, _code: code })
     }
 
     /// The description, without the code.
     pub(crate) fn program(&self) -> &Artifact {
         &self.program
+    }
+
+    /// The name of the variant of the code that runs.
+    pub(crate) fn variant(&self) -> &str {
+        &self.variant
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -194,7 +204,7 @@ fn call(kernel: KernelFn, table: &Table, samples: usize, rows: std::ops::Range<u
     if rows.is_empty() {
         return;
     }
-    // SAFETY: the pages are mapped as long as the machine lives, for this processor (`MappedCode::new`). The table
+    // SAFETY: the pages are mapped as long as the machine lives, for this processor (`Runnable`). The table
     // leads to one buffer each, as large as its description says for up to the batch at hand (`validate`, `check`),
     // zeroed or written since, and while a run lasts the machine is borrowed mutably, so no reference to that memory is
     // in use; inputs and labels are only read. Calls at the same time cover different rows of one kernel, which by the

@@ -13,13 +13,15 @@ use crate::artifact::{Artifact, ParamRole, Purpose};
 use crate::machine::{Batch, Controls, Machine};
 use crate::params::{self, StateTensor};
 use crate::random::step_key;
-use crate::{LoadError, StepError, WEIGHTS_ATTACHMENT, WeightError};
+use crate::{Cpu, LoadError, StepError, WEIGHTS_ATTACHMENT, WeightError};
 
 /// How a session trains.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Threads, the caller's among them; 0 for as many as the machine has. The results do not depend on it.
     pub threads: usize,
+    /// The machine to choose code for: this one, or [less of it](Cpu::lowered_to). The results do not depend on it.
+    pub cpu: Cpu,
     /// Seed of all random numbers that steps draw.
     pub seed: u64,
     /// Learning rate, for the mean over the samples of a step.
@@ -32,7 +34,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, seed: 0, learning_rate: 0.05, lambda: 0.0, lambda_step: 0.0 }
+        let cpu = Cpu::detect();
+        Self { threads: 1, cpu, seed: 0, learning_rate: 0.05, lambda: 0.0, lambda_step: 0.0 }
     }
 }
 
@@ -123,8 +126,7 @@ impl Session {
     /// **This maps the machine code in the file, and steps run it**: load only files that you would run as a program.
     ///
     /// # Errors
-    /// When the bytes are no sound artifact, the artifact is for another machine or needs what this one lacks, its weights
-    /// do not fit it, or memory or threads are refused.
+    /// When the bytes are no sound artifact, the artifact has no code that this machine runs, its weights do not fit it, or memory or threads are refused.
     pub fn load(artifact: &[u8], options: Options) -> Result<Self, LoadError> {
         let (artifact, attachments) = Artifact::from_bytes(artifact)?;
         let mut session = Self::new(artifact, options)?;
@@ -143,7 +145,7 @@ impl Session {
             0 => available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let machine = Machine::new(artifact, threads)?;
+        let machine = Machine::new(artifact, &options.cpu, threads)?;
         let progress = Progress {
             seed: options.seed,
             step: 0,
@@ -159,6 +161,11 @@ impl Session {
     /// The description of the program; its code is left out.
     pub fn program(&self) -> &Artifact {
         self.machine.program()
+    }
+
+    /// The name of the [variant](crate::artifact::Variant) of the code that was chosen for this machine.
+    pub fn variant(&self) -> &str {
+        self.machine.variant()
     }
 
     /// Trains all layers on `labels.len()` samples, 1 to [`Artifact::batch`]. The first step of a session that does not

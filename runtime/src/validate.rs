@@ -8,7 +8,10 @@
 use std::collections::HashSet;
 
 use crate::ArtifactError;
-use crate::artifact::{Artifact, Buffer, Element, Extent, Kernel, Param, Place, Purpose, Schedule, Storage};
+use crate::artifact::{
+    Artifact, Buffer, Element, Extent, Kernel, Param, Place, Purpose, Schedule, Storage, Variant,
+};
+use crate::cpu::Level;
 use crate::memory::ALIGN;
 
 /// Fails with a formatted reason unless the condition holds.
@@ -28,6 +31,7 @@ impl Artifact {
     /// # Errors
     /// [`ArtifactError::Invalid`] with the first thing that does not hold.
     pub fn validate(&self) -> Result<(), ArtifactError> {
+        self.check_variants()?;
         self.check_sizes()?;
         self.buffers.iter().try_for_each(|buffer| self.check_buffer(buffer))?;
         self.check_params()?;
@@ -40,13 +44,32 @@ impl Artifact {
         self.batch.max(self.infer_batch)
     }
 
+    fn check_variants(&self) -> Checked {
+        let architecture = &self.architecture;
+        ensure!(!Level::all(architecture).is_empty(), "unknown architecture `{architecture}`");
+        ensure!(!self.variants.is_empty(), "there is no code");
+        let mut names = HashSet::new();
+        for variant in &self.variants {
+            ensure!(names.insert(&variant.name), "two variants are called `{}`", variant.name);
+            self.check_variant(variant)?;
+        }
+        Ok(())
+    }
+
+    fn check_variant(&self, Variant { name, entries, code, .. }: &Variant) -> Checked {
+        ensure!(!code.is_empty(), "variant `{name}` has no code");
+        let (kernels, enters) = (self.kernels.len(), entries.len());
+        ensure!(enters == kernels, "variant `{name}` has {enters} entries for {kernels} kernels");
+        match entries.iter().position(|&entry| entry >= code.len()) {
+            Some(kernel) => Err(ArtifactError::Invalid(format!(
+                "kernel `{}` begins outside the code of variant `{name}`",
+                self.kernels[kernel].name
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn check_sizes(&self) -> Checked {
-        let architecture = self.target.architecture.as_str();
-        ensure!(
-            ["x86_64", "aarch64", "riscv64"].contains(&architecture),
-            "unknown architecture `{architecture}`"
-        );
-        ensure!(!self.code.is_empty(), "there is no code");
         ensure!(matches!(self.input, Element::U8 | Element::F32), "samples cannot be {:?}", self.input);
         let sizes = [self.batch, self.infer_batch, self.features, self.classes];
         ensure!(!sizes.contains(&0), "batch, features and classes cannot be 0");
@@ -170,7 +193,6 @@ impl Artifact {
 
     fn check_kernel(&self, kernel: &Kernel) -> Checked {
         let name = &kernel.name;
-        ensure!(kernel.entry < self.code.len(), "kernel `{name}` begins outside the code");
         ensure!(!is_empty(kernel.rows), "kernel `{name}` has no rows");
         ensure!(kernel.rows.size(self.most_samples()).is_some_and(fits), "kernel `{name}` has too many rows");
         Ok(())

@@ -38,8 +38,11 @@ fn other_files_are_refused_with_the_reason() {
         "malformed artifact: there is something behind the last section"
     );
     let mut newer = file.clone();
-    newer[8] = 2;
-    assert_eq!(refusal(&newer), "artifact format 2 is not supported: this runtime reads format 1");
+    newer[8] = 3;
+    assert_eq!(refusal(&newer), "artifact format 3 is not supported: this runtime reads format 2");
+    let mut older = file.clone();
+    older[8] = 1;
+    assert_eq!(refusal(&older), "artifact format 1 is not supported: this runtime reads format 2");
     let mut damaged = file.clone();
     damaged[30] ^= 1;
     assert_eq!(refusal(&damaged), "damaged artifact: the checksum of `header` does not match");
@@ -50,17 +53,21 @@ fn other_files_are_refused_with_the_reason() {
 }
 
 #[test]
-#[should_panic(expected = "`code` is there twice")]
+#[should_panic(expected = "`code.3` is no name for an attachment")]
 fn attachments_cannot_take_the_place_of_code() {
-    artifact().to_bytes(&[("code", b"")]);
+    artifact().to_bytes(&[("code.3", b"")]);
 }
 
 #[test]
 fn unsound_descriptions_are_refused_with_the_reason() {
     type Change = fn(&mut Artifact);
     let cases: &[(Change, &str)] = &[
-        (|a| a.code.clear(), "there is no code"),
-        (|a| a.target.architecture = "z80".to_string(), "unknown architecture `z80`"),
+        (|a| a.variants.clear(), "there is no code"),
+        (|a| a.variants[2].name = "best".to_string(), "two variants are called `best`"),
+        (|a| a.variants[1].entries.truncate(5), "variant `best` has 5 entries for 6 kernels"),
+        (|a| a.variants[1].entries[2] = 1 << 20, "kernel `update` begins outside the code of variant `best`"),
+        (|a| a.variants[2].code.clear(), "variant `rest` has no code"),
+        (|a| a.architecture = "z80".to_string(), "unknown architecture `z80`"),
         (|a| a.input = Element::I16, "samples cannot be I16"),
         (|a| a.infer_batch = 0, "batch, features and classes cannot be 0"),
         (|a| a.batch = usize::MAX / 2, "a batch of 9223372036854775807 samples is too large"),
@@ -93,7 +100,6 @@ fn unsound_descriptions_are_refused_with_the_reason() {
         (|a| a.params[1].name = "seen".to_string(), "two parameters are called `seen`"),
         (|a| a.params[1].name = "fc.weight.low".to_string(), "two parameters are called `fc.weight.low`"),
         (|a| drop(a.params.pop()), "state buffer `velocity` belongs to no parameter"),
-        (|a| a.kernels[0].entry = 1 << 20, "kernel `forward` begins outside the code"),
         (|a| a.kernels[0].rows = Extent::Const(0), "kernel `forward` has no rows"),
         (|a| a.kernels[0].rows = Extent::Rows(usize::MAX), "kernel `forward` has too many rows"),
         (|a| a.schedules[1].kernels.push(6), "the schedule for Train names a kernel that is none"),
@@ -128,6 +134,14 @@ fn numbers(value: &mut serde_json::Value) -> Vec<&mut serde_json::Value> {
         serde_json::Value::Number(_) => vec![value],
         _ => Vec::new(),
     }
+}
+
+/// A description with the code of [`artifact`].
+fn with_code(mut described: Artifact) -> Artifact {
+    for (variant, own) in described.variants.iter_mut().zip(artifact().variants) {
+        variant.code = own.code;
+    }
+    described
 }
 
 fn any_number() -> impl Strategy<Value = u64> {
@@ -169,7 +183,7 @@ proptest! {
             *numbers[index] = number.into();
         }
         if let Ok(changed) = serde_json::from_value::<Artifact>(description) {
-            let changed = Artifact { code: artifact().code, ..changed };
+            let changed = with_code(changed);
             let small = changed.state_bytes.max(changed.arena_bytes) < 1 << 20;
             if changed.validate().is_ok() && small && cfg!(target_arch = "x86_64") {
                 let mut session = Session::new(changed, Options::default()).unwrap();

@@ -6,7 +6,7 @@ mod common;
 
 use common::{BATCH, CLASSES, artifact, inputs};
 use ffc_runtime::artifact::{Element, Purpose};
-use ffc_runtime::{LoadError, Options, Samples, Session, StepError, WeightError, random::step_key};
+use ffc_runtime::{Cpu, LoadError, Options, Samples, Session, StepError, WeightError, random::step_key};
 
 fn session(threads: usize) -> Session {
     let options = Options { threads, seed: 7, learning_rate: 0.5, lambda_step: 0.25, ..Options::default() };
@@ -218,6 +218,20 @@ fn memory_is_what_the_artifact_says() {
 }
 
 #[test]
+fn the_best_variant_that_the_machine_runs_is_mapped() {
+    assert_eq!(session(1).variant(), "best");
+    let mut artifact = artifact();
+    artifact.variants[1].features.push("sse2".to_string());
+    let variant = |cpu: Cpu| {
+        let session = Session::new(artifact.clone(), Options { cpu, ..Options::default() }).unwrap();
+        assert!(session.program().variants.iter().all(|variant| variant.code.is_empty()));
+        session.variant().to_string()
+    };
+    assert_eq!(variant(Cpu::detect()), "best");
+    assert_eq!(variant(Cpu::detect().lowered_to("portable").unwrap()), "rest");
+}
+
+#[test]
 fn sessions_may_move_between_threads() {
     let mut session = session(2);
     let bias = std::thread::spawn(move || {
@@ -231,11 +245,14 @@ fn sessions_may_move_between_threads() {
 fn what_this_machine_cannot_run_is_refused() {
     let load = |artifact| Session::new(artifact, Options::default()).unwrap_err();
     let mut other = artifact();
-    other.target.architecture = "riscv64".to_string();
+    other.architecture = "riscv64".to_string();
     assert_eq!(load(other).to_string(), "the artifact is for `riscv64`, this machine is `x86_64`");
     let mut other = artifact();
-    other.target.features.push("avx9000".to_string());
-    assert!(matches!(load(other), LoadError::Feature(name) if name == "avx9000"));
+    other.variants.truncate(1);
+    assert_eq!(
+        load(other).to_string(),
+        "the artifact has no code that this machine can run: `future` needs flux"
+    );
     let mut other = artifact();
     other.imports.push("gemm_amx".to_string());
     assert!(matches!(load(other), LoadError::Microkernel(name) if name == "gemm_amx"));

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use ffc_codegen::{Architecture, Backend, Target};
+use ffc_codegen::Target;
 use ffc_compiler::{lower, pipeline, recipe};
 use ffc_cpu::CpuBackend;
 use ffc_ir::Handle;
@@ -14,7 +14,7 @@ use ffc_ir::types::DType;
 use ffc_ir::verify;
 use ffc_reference::{Controls, Executor, Inputs};
 use ffc_runtime::artifact::Artifact;
-use ffc_runtime::{Options, Session, StateTensor};
+use ffc_runtime::{Cpu, Options, Session, StateTensor};
 
 use crate::networks::{self, Case};
 use crate::random::Random;
@@ -40,18 +40,13 @@ pub fn program_of(name: &str, imported: &Module, options: &recipe::Options) -> (
     (train.clone(), program.unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
-/// The machine at hand, the least that its architecture offers, and what lies between where that has code of its own.
+/// Each level that the machine at hand has, best first: all that there is code of its own for.
 ///
 /// # Panics
 /// On an architecture that ffc does not compile for.
 pub fn targets() -> Vec<Target> {
-    let host = Architecture::host().expect("tests run on an architecture that ffc compiles for");
-    let baseline = Target::named(host.name()).expect("every architecture has its baseline");
-    let native = ffc_cpu::native().expect("the architecture is known");
-    let mut targets = vec![native.clone(), baseline];
-    // Another machine's code where this one has tiles.
-    targets.extend(ffc_cpu::native_as("avx512vnni").ok().filter(|target| *target != native));
-    targets
+    let target = |cpu| ffc_cpu::native(&cpu).expect("tests run on an architecture that ffc compiles for");
+    Cpu::detect().levels().map(target).collect()
 }
 
 /// Machine code for a target. With `parallel` every kernel is divided among threads, however small.
@@ -59,8 +54,16 @@ pub fn targets() -> Vec<Target> {
 /// # Panics
 /// If the target cannot express the program.
 pub fn artifact(program: &Program, target: &Target, parallel: bool) -> Artifact {
-    let backend = CpuBackend::new(target.clone()).expect("the target is known");
-    let artifact = backend.compile(program);
+    variants(program, std::slice::from_ref(target), parallel)
+}
+
+/// An artifact with a variant for each of the targets, best first.
+///
+/// # Panics
+/// As [`artifact`].
+pub fn variants(program: &Program, targets: &[Target], parallel: bool) -> Artifact {
+    let backend = |target: &Target| CpuBackend::new(target.clone()).expect("the target is known");
+    let artifact = ffc_codegen::compile(&targets.iter().map(backend).collect::<Vec<_>>(), program);
     let mut artifact = artifact.unwrap_or_else(|error| panic!("{}: {error}", program.name));
     for kernel in &mut artifact.kernels {
         kernel.parallel |= parallel;

@@ -1,12 +1,15 @@
 //! Compiled code does what the reference does, bit for bit: parameters, losses and scores of every network in
-//! [`networks::cases`], on the machine at hand with all that it offers and with its architecture's baseline, on one
-//! thread and on several, with every kernel divided among them however small it is.
+//! [`networks::cases`], at every level that the machine at hand has, on one thread and on several, with every kernel divided among them however small it is.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use ffc_codegen::NamedTarget;
 use ffc_compiler::recipe::Precision;
 use ffc_ir::kernel::Program;
 use ffc_ir::module::Module;
+use ffc_runtime::{Cpu, Options, Session};
 use ffc_tests::networks::{self, Case};
-use ffc_tests::session::{Given, Twins, program, program_of, targets};
+use ffc_tests::session::{Given, Twins, program, program_of, targets, variants};
 
 fn check(module: &Module, program: &Program) {
     let mut twins = Twins::new(program, &targets(), &[1, 2], 11);
@@ -61,4 +64,30 @@ fn random_networks_are_the_same_on_every_target() {
         let (module, program) = program_of(&format!("random network {seed}"), &imported, &options);
         check(&module, &program);
     }
+}
+
+/// One artifact of the architecture's target, loaded as machines with less than this one would load it.
+#[test]
+fn every_variant_of_an_artifact_trains_alike() {
+    let options = ffc_compiler::recipe::RECIPES[0].options();
+    let activation = ffc_ir::module::Activation::Relu;
+    let case = Case { name: "variants".to_string(), sizes: vec![100, 60, 50, 10], activation, options };
+    let (module, program) = program(&case);
+    let host = NamedTarget::find(std::env::consts::ARCH).unwrap();
+    let artifact = variants(&program, &host.variants(), false);
+    let given = Given::new(&program, program.batch, 1);
+    let train = |cpu: Cpu| {
+        let level = cpu.level().unwrap().name;
+        let mut session = Session::new(artifact.clone(), Options { cpu, ..Options::default() }).unwrap();
+        assert_eq!(session.variant(), level);
+        for (name, weights) in networks::weights(&module, 1) {
+            session.load_weights(&name, &weights).unwrap();
+        }
+        for _ in 0..3 {
+            session.train_step(given.samples(), &given.labels).unwrap();
+        }
+        (level, session.weights_hash())
+    };
+    let hashes: Vec<_> = Cpu::detect().levels().map(train).collect();
+    assert!(hashes.iter().all(|(_, hash)| *hash == hashes[0].1), "{hashes:?}");
 }

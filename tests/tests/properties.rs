@@ -15,7 +15,7 @@ use ffc_ir::{Handle, parse, verify};
 use ffc_runtime::Session;
 use ffc_runtime::artifact::Artifact;
 use ffc_tests::networks::Case;
-use ffc_tests::session::{artifact, program, targets};
+use ffc_tests::session::{program, targets, variants};
 use proptest::prelude::*;
 
 /// Reading, checking and printing text.
@@ -187,7 +187,7 @@ fn compile(imported: &Module) {
 static ARTIFACT: LazyLock<Artifact> = LazyLock::new(|| {
     let (activation, options) = (Activation::Relu, Options { batch: 4, ..RECIPES[0].options() });
     let case = Case { name: "artifact".to_string(), sizes: vec![5, 7, 3], activation, options };
-    artifact(&program(&case).1, &targets()[0], false)
+    variants(&program(&case).1, &targets(), false)
 });
 
 /// Every number, string and list of a description, by the path to it.
@@ -213,7 +213,9 @@ fn redescribed(random: &mut Random) -> Option<Artifact> {
         };
     }
     let mut artifact: Artifact = serde_json::from_value(description).ok()?;
-    artifact.code = ARTIFACT.code.clone();
+    for (variant, own) in artifact.variants.iter_mut().zip(&ARTIFACT.variants) {
+        variant.code.clone_from(&own.code);
+    }
     Some(artifact)
 }
 

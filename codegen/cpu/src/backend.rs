@@ -1,16 +1,16 @@
-//! The backend: programs in, artifacts or text out.
+//! The backend: programs in, machine code or text out.
 
 use cranelift_codegen::ir::Function;
-use ffc_codegen::{Backend, CodegenError, Target, describe};
+use ffc_codegen::{Backend, CodegenError, Target};
 use ffc_ir::kernel::{Kernel, Program};
-use ffc_runtime::artifact::Artifact;
+use ffc_runtime::artifact::Variant;
 
 use crate::blob::{self, Blob};
 use crate::emit;
 use crate::machine::Machine;
 use crate::wide::{self, Products};
 
-/// Compiles programs to machine code of one CPU target.
+/// Compiles programs to machine code of one CPU target: for several, there are several.
 pub struct CpuBackend {
     target: Target,
     machine: Machine,
@@ -29,15 +29,20 @@ impl CpuBackend {
         Ok(Self { target, machine, wide })
     }
 
+    /// Whether the target's kernels are Cranelift's work.
+    pub fn uses_cranelift(&self) -> bool {
+        self.wide.is_none()
+    }
+
     /// Cranelift's IR of all kernels as text, before its optimizations.
     ///
     /// # Errors
     /// When the target cannot express a kernel, or its kernels are not Cranelift's work.
     pub fn clif(&self, program: &Program) -> Result<String, CodegenError> {
-        if self.wide.is_some() {
+        if !self.uses_cranelift() {
             let reason = format!(
                 "target `{}` has AVX-512, for which kernels are written without Cranelift: `--emit asm` shows them, \
-                 and `--target x86_64-v3` goes through Cranelift",
+                 and of `--target x86_64` there are variants that go through Cranelift",
                 self.target.name
             );
             return Err(CodegenError { kernel: None, reason });
@@ -74,14 +79,16 @@ impl Backend for CpuBackend {
         &self.target
     }
 
-    fn compile(&self, program: &Program) -> Result<Artifact, CodegenError> {
-        let mut artifact = describe(program, &self.target);
+    fn variant(&self, program: &Program) -> Result<Variant, CodegenError> {
         let mut blob = Blob::default();
-        for (kernel, described) in program.kernels.values().zip(&mut artifact.kernels) {
-            described.entry = self.code(program, kernel, &mut blob).map_err(|reason| at(kernel, reason))?;
-        }
-        artifact.code = blob.code;
-        Ok(artifact)
+        let entry = |kernel| self.code(program, kernel, &mut blob).map_err(|reason| at(kernel, reason));
+        let entries = program.kernels.values().map(entry).collect::<Result<_, _>>()?;
+        Ok(Variant {
+            name: self.target.name.to_string(),
+            features: self.target.features.iter().map(ToString::to_string).collect(),
+            entries,
+            code: blob.code,
+        })
     }
 }
 

@@ -7,19 +7,19 @@
 //! * `wide` writes a kernel as AVX-512 instructions, where the target has them;
 //! * `machine` says what a target's instructions offer and configures Cranelift for it;
 //! * `blob` compiles functions and lays them out;
-//! * `native` looks at the machine that this program runs on.
+//! * `native` makes a target of the machine that this program runs on;
+//! * [`ceiling`] has kernels that measure what a machine can do.
 
 mod backend;
 mod blob;
+pub mod ceiling;
 mod check;
 mod emit;
 mod layout;
 mod machine;
 mod native;
-mod peak;
 mod plan;
 mod wide;
 
 pub use backend::CpuBackend;
-pub use native::{native, native_as};
-pub use peak::{Peak, peak};
+pub use native::native;

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use ffc_codegen::{Architecture, Backend, Target};
+use ffc_codegen::{Architecture, NamedTarget, Target};
 use ffc_compiler::recipe::Options;
 use ffc_compiler::{lower, passes, pipeline};
 use ffc_cpu::CpuBackend;
 use ffc_ir::kernel::Program;
 use ffc_ir::module::Module;
 use ffc_ir::verify::verify;
+use ffc_runtime::Cpu;
 use ffc_runtime::artifact::Artifact;
 
 use crate::Failure;
@@ -34,39 +35,59 @@ pub fn compile(network: &Module, options: &Options) -> Result<Compiled, Failure>
     Ok(Compiled { train, infer, program })
 }
 
-/// Machine code for a target.
+/// Machine code for some targets of one architecture, best first, in one artifact.
 ///
 /// # Errors
-/// When the target cannot express the program.
-pub fn assemble(program: &Program, target: &Target) -> Result<Artifact, Failure> {
-    Ok(CpuBackend::new(target.clone())?.compile(program)?)
+/// When a target cannot express the program.
+pub fn assemble(program: &Program, targets: &[Target]) -> Result<Artifact, Failure> {
+    Ok(ffc_codegen::compile(&backends(targets)?, program)?)
 }
 
-/// Environment variable that makes less of the machine at hand than it is: see [`ffc_cpu::native_as`].
+/// The backend of each target.
+///
+/// # Errors
+/// When there is none.
+pub fn backends(targets: &[Target]) -> Result<Vec<CpuBackend>, Failure> {
+    targets.iter().map(|target| Ok(CpuBackend::new(target.clone())?)).collect()
+}
+
+/// Environment variable that makes less of the machine at hand than it is: see [`Cpu::lowered_to`].
 pub const LEVEL: &str = "FFC_CPU";
 
-/// The target of this name; `native` is the machine at hand.
+/// The machine at hand, or what [`LEVEL`] makes of it: what programs are compiled for, and what artifacts are run on.
+///
+/// # Errors
+/// When there is no such level, or the machine does not have it.
+pub fn cpu() -> Result<Cpu, Failure> {
+    let Some(level) = std::env::var_os(LEVEL) else { return Ok(Cpu::detect()) };
+    let level = level.to_string_lossy();
+    Cpu::detect().lowered_to(&level).map_err(|reason| {
+        Failure::new(format!("{LEVEL}={level}: {reason}")).with_help(format!("unset {LEVEL}"))
+    })
+}
+
+/// What is compiled for the target of this name, best first; for `native` that is the machine at hand alone.
 ///
 /// # Errors
 /// When there is no such target, or the machine is of no kind that we compile for.
-pub fn target(name: &str) -> Result<Target, Failure> {
-    if name != "native" {
-        return Ok(Target::named(name)?);
+pub fn targets(name: &str) -> Result<Vec<Target>, Failure> {
+    match name {
+        "native" => Ok(vec![native()?]),
+        name => Ok(NamedTarget::find(name)?.variants()),
     }
-    if let Ok(level) = std::env::var(LEVEL) {
-        return ffc_cpu::native_as(&level).map_err(|reason| {
-            Failure::new(format!("{LEVEL}={level}: {reason}")).with_help(format!("unset {LEVEL}"))
-        });
-    }
-    ffc_cpu::native().ok_or_else(|| {
-        let known: Vec<_> = [Architecture::X86_64, Architecture::Aarch64, Architecture::Riscv64]
-            .map(Architecture::name)
-            .into_iter()
-            .collect();
+}
+
+/// The machine at hand.
+///
+/// # Errors
+/// As [`cpu`], and when the machine is of no kind that we compile for.
+pub fn native() -> Result<Target, Failure> {
+    ffc_cpu::native(&cpu()?).ok_or_else(|| {
+        let known = [Architecture::X86_64, Architecture::Aarch64, Architecture::Riscv64];
         Failure::new(format!(
             "this machine is {}; there is code for {}",
             std::env::consts::ARCH,
-            known.join(", ")
+            known.map(Architecture::name).join(", ")
         ))
     })
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ffc_runtime::LoadError;
+
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -59,7 +61,6 @@ failure_from!(
     ffc_onnx::ExportError,
     ffc_reference::ExecError,
     ffc_runtime::ArtifactError,
-    ffc_runtime::LoadError,
     ffc_runtime::StepError,
     ffc_runtime::WeightError,
     ffc_runtime::checkpoint::CheckpointError,
@@ -80,6 +81,14 @@ impl From<ffc_onnx::OnnxError> for Failure {
 impl From<ffc_codegen::UnknownTarget> for Failure {
     fn from(error: ffc_codegen::UnknownTarget) -> Self {
         Self::usage(error.to_string()).with_help("`ffc targets` lists what there is")
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let elsewhere = matches!(error, LoadError::Architecture { .. } | LoadError::NoVariant { .. });
+        let help = "`ffc compile --target NAME` makes code for other machines; `ffc targets` lists them";
+        Self { help: elsewhere.then(|| help.to_string()), ..Self::new(error.to_string()) }
     }
 }
 

@@ -3,6 +3,8 @@
 
 use ffc_ir::kernel::{BufferClass, Program};
 use ffc_ir::module::{Op, ParamRole};
+use ffc_runtime::Cpu;
+use ffc_runtime::artifact::{Artifact, Variant};
 use serde::Serialize;
 
 use crate::network::Network;
@@ -39,6 +41,34 @@ pub struct Memory {
     pub backprop_activation_bytes: usize,
     /// These and FP32 weights, gradients and momentum.
     pub backprop_peak_bytes: usize,
+}
+
+/// Machine code of an artifact.
+#[derive(Clone, Debug, Serialize)]
+pub struct VariantReport {
+    /// Its name.
+    pub name: String,
+    /// Instruction set.
+    pub architecture: String,
+    /// What it needs beyond the instruction set's base.
+    pub features: Vec<String>,
+    /// Its size.
+    pub code_bytes: usize,
+    /// Whether it is what a session on this machine runs.
+    pub runs: bool,
+}
+
+/// The variants of an artifact's code, best first, as this machine sees them.
+pub fn variants(artifact: &Artifact, cpu: &Cpu) -> Vec<VariantReport> {
+    let chosen = cpu.choose(&artifact.architecture, &artifact.variants).ok();
+    let report = |variant: &Variant| VariantReport {
+        name: variant.name.clone(),
+        architecture: artifact.architecture.clone(),
+        features: variant.features.clone(),
+        code_bytes: variant.code.len(),
+        runs: chosen.is_some_and(|chosen| chosen.variant().name == variant.name),
+    };
+    artifact.variants.iter().map(report).collect()
 }
 
 /// The network's layers.

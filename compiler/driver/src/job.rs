@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ffc_compiler::recipe::{Options, Precision};
 use ffc_data::{Dataset, LoadOptions};
-use ffc_runtime::{Session, checkpoint};
+use ffc_runtime::checkpoint;
 
 use crate::compile::{Compiled, compile};
 use crate::description::{self, Description};
@@ -153,7 +153,7 @@ pub fn prepare(
     };
     let mut trainer = match &source.origin {
         Origin::Artifact(bytes) => {
-            let mut trainer = Trainer::Compiled(Box::new(Session::load(bytes, run.session_options())?));
+            let mut trainer = Trainer::Compiled(Box::new(run.load(bytes)?));
             if init == Init::Random {
                 run.initialize(&mut trainer, &source.network)?;
             }

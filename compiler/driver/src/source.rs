@@ -131,13 +131,21 @@ impl Run<'_> {
     /// # Errors
     /// When the program cannot be compiled or loaded.
     pub fn session(&self) -> Result<Session, Failure> {
-        let artifact = assemble(&self.compiled.program, &compile::target("native")?)?;
-        Ok(Session::new(artifact, self.session_options())?)
+        let artifact = assemble(&self.compiled.program, &[compile::native()?])?;
+        Ok(Session::new(artifact, self.session_options()?)?)
     }
 
-    /// Options of a session.
-    pub fn session_options(&self) -> ffc_runtime::Options {
-        ffc_runtime::Options { threads: self.threads, seed: self.seed, ..ffc_runtime::Options::default() }
+    /// A session with the code of an artifact that is the best for this machine.
+    ///
+    /// # Errors
+    /// When the artifact cannot be loaded.
+    pub fn load(&self, artifact: &[u8]) -> Result<Session, Failure> {
+        Ok(Session::load(artifact, self.session_options()?)?)
+    }
+
+    fn session_options(&self) -> Result<ffc_runtime::Options, Failure> {
+        let (threads, seed, cpu) = (self.threads, self.seed, compile::cpu()?);
+        Ok(ffc_runtime::Options { threads, seed, cpu, ..ffc_runtime::Options::default() })
     }
 
     /// A trainer whose parameters have their first values.
@@ -186,6 +194,15 @@ pub fn restore(folder: &Path, description: &Description, network: &Network) -> R
     let mut session = run.session()?;
     checkpoint::load(folder, &mut session)?;
     Ok(session)
+}
+
+/// What an artifact holds, in a session that is not made to train.
+///
+/// # Errors
+/// When it cannot be loaded.
+pub fn load(artifact: &[u8]) -> Result<Session, Failure> {
+    let options = ffc_runtime::Options { cpu: compile::cpu()?, ..ffc_runtime::Options::default() };
+    Ok(Session::load(artifact, options)?)
 }
 
 /// A session's trained parameters, as the weights of a network.

@@ -1,14 +1,13 @@
 //! A small program written by hand, for tests of the runtime without a compiler.
 //!
 //! It "trains" by adding the rate to every bias, so that results are easy to foretell. Its machine code is x86-64; on
-//! other machines the description alone is of use.
+//! other machines the description alone is of use. Of its three variants no machine runs the first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use ffc_runtime::artifact::{
-    Artifact, Buffer, Element, Extent, Kernel, Param, ParamRole, Place, Purpose, Schedule, Storage,
-    TargetMachine,
+    Artifact, Buffer, Element, Extent, Kernel, Param, ParamRole, Place, Purpose, Schedule, Storage, Variant,
 };
 
 pub(crate) const BATCH: usize = 10;
@@ -140,13 +139,19 @@ pub(crate) fn artifact() -> Artifact {
     use Element::{F32, I8, I16, I32, U8};
     use Extent::{Const, Rows};
     let one = [Const(1), Const(1)];
-    let (code, [forward, loss, update, note, calibrate, score]) = code();
-    let kernel = |name: &str, entry, rows, parallel| Kernel { name: name.to_string(), entry, rows, parallel };
+    let (code, entries) = code();
+    let variant = |name: &str| Variant {
+        name: name.to_string(),
+        features: Vec::new(),
+        entries: entries.to_vec(),
+        code: code.clone(),
+    };
+    let kernel = |name: &str, rows, parallel| Kernel { name: name.to_string(), rows, parallel };
     let schedule = |purpose, kernels: &[usize]| Schedule { purpose, kernels: kernels.to_vec() };
     let fixed = |high, low, scale| Storage::Fixed16 { high, low, scale };
     Artifact {
         name: "toy".to_string(),
-        target: TargetMachine { architecture: std::env::consts::ARCH.to_string(), features: Vec::new() },
+        architecture: std::env::consts::ARCH.to_string(),
         batch: BATCH,
         infer_batch: INFER_BATCH,
         features: FEATURES,
@@ -182,12 +187,12 @@ pub(crate) fn artifact() -> Artifact {
             buffer("velocity", I16, [Const(2), Const(3)], 64, Place::State(960)),
         ],
         kernels: vec![
-            kernel("forward", forward, Rows(1), true),
-            kernel("loss", loss, Const(1), false),
-            kernel("update", update, Const(5), true),
-            kernel("note", note, Const(1), false),
-            kernel("calibrate", calibrate, Const(1), false),
-            kernel("score", score, Rows(1), true),
+            kernel("forward", Rows(1), true),
+            kernel("loss", Const(1), false),
+            kernel("update", Const(5), true),
+            kernel("note", Const(1), false),
+            kernel("calibrate", Const(1), false),
+            kernel("score", Rows(1), true),
         ],
         schedules: vec![
             schedule(Purpose::Calibrate, &[4]),
@@ -198,7 +203,11 @@ pub(crate) fn artifact() -> Artifact {
         arena_bytes: 64 + 64,
         state_bytes: 960 + 256,
         imports: Vec::new(),
-        code,
+        variants: vec![
+            Variant { features: vec!["flux".to_string()], ..variant("future") },
+            variant("best"),
+            variant("rest"),
+        ],
     }
 }
 

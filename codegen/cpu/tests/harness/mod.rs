@@ -13,24 +13,20 @@ use ffc_ir::kernel::{
 };
 use ffc_ir::types::DType;
 use ffc_reference::{Executor, Values};
+use ffc_runtime::Cpu;
 use memmap2::{Mmap, MmapMut};
 
 pub type KernelFn = unsafe extern "C" fn(*const *mut u8, usize, usize, usize);
 
-/// The machine at hand, and what can be made of it by leaving features out.
+/// All levels that this machine has, and the machine without VNNI, which may leave it AVX-512.
 pub fn targets() -> Vec<Target> {
-    let native = native().expect("tests run on an architecture that we compile for");
-    let without = |name, left_out: fn(&str) -> bool| {
-        let features = native.features.iter().copied().filter(|feature| !left_out(feature)).collect();
-        Target { name, features, ..native.clone() }
-    };
-    vec![
-        without("baseline", |_| true),
-        without("no VNNI", |feature| feature.contains("vnni")),
-        without("no AVX-512", |feature| feature.starts_with("avx512")),
-        without("no AMX", |feature| feature.starts_with("amx")),
-        native.clone(),
-    ]
+    let cpu = Cpu::detect();
+    let native = |cpu: &Cpu| native(cpu).expect("tests run on an architecture that we compile for");
+    let mut targets: Vec<Target> = cpu.levels().map(|cpu| native(&cpu)).collect();
+    let mut without = Target { name: "no VNNI", ..native(&cpu) };
+    without.features.retain(|feature| !feature.contains("vnni"));
+    targets.push(without);
+    targets
 }
 
 /// Small deterministic random numbers.
@@ -142,12 +138,11 @@ pub struct Code {
 
 impl Code {
     pub fn new(program: &Program, target: &Target) -> Self {
-        let artifact =
-            backend(target).compile(program).unwrap_or_else(|error| panic!("{}: {error}", target.name));
-        let mut pages = MmapMut::map_anon(artifact.code.len()).unwrap();
-        pages.copy_from_slice(&artifact.code);
-        let entries = artifact.kernels.iter().map(|kernel| kernel.entry).collect();
-        Self { pages: pages.make_exec().unwrap(), entries }
+        let variant =
+            backend(target).variant(program).unwrap_or_else(|error| panic!("{}: {error}", target.name));
+        let mut pages = MmapMut::map_anon(variant.code.len()).unwrap();
+        pages.copy_from_slice(&variant.code);
+        Self { pages: pages.make_exec().unwrap(), entries: variant.entries }
     }
 
     /// Runs a kernel.

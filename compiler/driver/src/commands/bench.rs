@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use ffc_cpu::ceiling::Shape;
 use ffc_ir::kernel::{BufferClass, Kernel, Program, Purpose};
 use ffc_runtime::Session;
 use serde_json::{Value, json};
 
-use self::ceiling::{Alone, Shape};
+use self::ceiling::Alone;
 use super::seeded::Data;
 use super::{print_json, print_line};
 use crate::compile::compile;
@@ -81,7 +82,7 @@ struct Ceilings {
 
 impl Ceilings {
     fn new(program: &Program, samples: usize) -> Result<Self, Failure> {
-        let target = crate::compile::target("native")?;
+        let target = crate::compile::native()?;
         let mut contractions: Vec<(Shape, Alone)> = Vec::new();
         let trains = program.schedules.iter().filter(|schedule| schedule.purpose == Purpose::Train);
         for kernel in trains.flat_map(|schedule| &schedule.kernels) {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ffc_codegen::{Backend, CodegenError, Target};
 use ffc_compiler::recipe::Precision;
 use ffc_cpu::CpuBackend;
+use ffc_ir::kernel::Program;
+use ffc_runtime::WEIGHTS_ATTACHMENT;
 use ffc_runtime::artifact::Artifact;
-use ffc_runtime::{Session, WEIGHTS_ATTACHMENT};
 
 use super::print_line;
 use crate::compile::{self, Compiled, assemble, preprocessing_constants};
@@ -29,7 +31,7 @@ pub struct Compile {
     /// What to write
     #[arg(long, value_enum, default_value = "artifact")]
     pub emit: Emit,
-    /// What machine to compile for (`ffc targets`)
+    /// What machines to compile for (`ffc targets`); the file has code for each variant
     #[arg(long, default_value = "native")]
     pub target: String,
     /// Data set whose training split gives the preprocessing
@@ -47,9 +49,9 @@ pub enum Emit {
     Artifact,
     /// The layer IR of training and prediction, and the kernel IR.
     Ir,
-    /// Cranelift's IR.
+    /// Cranelift's IR, for each variant of the target that goes through it.
     Clif,
-    /// Assembly.
+    /// Assembly, for each variant of the target.
     Asm,
     /// The kernels and what flows between them, for Graphviz.
     Dot,
@@ -61,7 +63,7 @@ pub enum Emit {
 /// Whatever stops it.
 pub fn run(args: Compile) -> Result<(), Failure> {
     files::check_writable(&args.output)?;
-    compile::target(&args.target)?;
+    let targets = compile::targets(&args.target)?;
     let source = Source::open(&args.model)?;
     let flags = args.options.clone().with_config()?;
     let mut description = job::resolve(&source, &flags)?;
@@ -74,16 +76,36 @@ pub fn run(args: Compile) -> Result<(), Failure> {
         description.options.preprocessing = preprocessing::find(&flags, &source.network.interface, &data)?;
     }
     let compiled = compile::compile(&source.network.module, &description.options)?;
-    let backend = || Ok::<_, Failure>(CpuBackend::new(compile::target(&args.target)?)?);
     let bytes = match args.emit {
-        Emit::Artifact => artifact(&source, &flags, &description, &compiled, &args.target)?,
+        Emit::Artifact => artifact(&source, &flags, &description, &compiled, &targets)?,
         Emit::Ir => format!("{}\n{}\n{}", compiled.train, compiled.infer, compiled.program).into_bytes(),
-        Emit::Clif => backend()?.clif(&compiled.program)?.into_bytes(),
-        Emit::Asm => backend()?.asm(&compiled.program)?.into_bytes(),
+        Emit::Clif => clif(&compiled.program, &targets)?.into_bytes(),
+        Emit::Asm => {
+            texts(&compile::backends(&targets)?, |backend| backend.asm(&compiled.program))?.into_bytes()
+        }
         Emit::Dot => dot::graph(&compiled.program).into_bytes(),
     };
     files::write(&args.output, &bytes)?;
     print_line(&format!("wrote {} ({} bytes)", args.output.display(), bytes.len()))
+}
+
+fn clif(program: &Program, targets: &[Target]) -> Result<String, Failure> {
+    let mut backends = compile::backends(targets)?;
+    // Where none goes through Cranelift, the first says so.
+    if backends.iter().any(CpuBackend::uses_cranelift) {
+        backends.retain(CpuBackend::uses_cranelift);
+    }
+    texts(&backends, |backend| backend.clif(program))
+}
+
+/// The text of each variant below its name.
+fn texts(
+    backends: &[CpuBackend],
+    text: impl Fn(&CpuBackend) -> Result<String, CodegenError>,
+) -> Result<String, Failure> {
+    let below_name =
+        |backend: &CpuBackend| Ok(format!("; variant {}\n{}\n", backend.target().name, text(backend)?));
+    backends.iter().map(below_name).collect()
 }
 
 fn artifact(
@@ -91,9 +113,9 @@ fn artifact(
     flags: &TrainingArgs,
     description: &Description,
     compiled: &Compiled,
-    target: &str,
+    targets: &[Target],
 ) -> Result<Vec<u8>, Failure> {
-    let artifact = assemble(&compiled.program, &compile::target(target)?)?;
+    let artifact = assemble(&compiled.program, targets)?;
     let weights = starting_weights(source, flags, description, compiled, &artifact)?;
     let texts = description.texts(&source.network.module)?;
     let mut attachments: Vec<(&str, &[u8])> = vec![(WEIGHTS_ATTACHMENT, &weights)];
@@ -116,8 +138,7 @@ fn starting_weights(
             network.weights = crate::source::weights_of(&session);
         }
         Origin::Artifact(bytes) => {
-            let session = Session::load(bytes, ffc_runtime::Options::default())?;
-            network.weights = crate::source::weights_of(&session);
+            network.weights = crate::source::weights_of(&crate::source::load(bytes)?);
         }
         Origin::Onnx => {}
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use ffc_compiler::recipe::{Options, Precision, RECIPES};
 use ffc_data::{Dataset, LoadOptions};
-use ffc_runtime::{Samples, Session, checkpoint};
+use ffc_runtime::{Samples, checkpoint};
 use serde_json::json;
 
 use super::{print_json, print_line};
@@ -125,7 +125,7 @@ fn trainer(
             run.trainer(&source.network)
         }
         (Origin::Artifact(bytes), _) => {
-            let session = Session::load(bytes, run.session_options())?;
+            let session = run.load(bytes)?;
             if float {
                 source.network.weights = source::weights_of(&session);
                 return run.trainer(&source.network);

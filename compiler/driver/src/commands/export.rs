@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ffc_runtime::Session;
 
 use super::print_line;
 use crate::source::{self, Origin, Source};
@@ -43,7 +42,7 @@ pub fn run(args: Export) -> Result<(), Failure> {
     };
     let session = match &source.origin {
         Origin::Checkpoint(folder) => source::restore(folder, description, &source.network)?,
-        Origin::Artifact(bytes) => Session::load(bytes, ffc_runtime::Options::default())?,
+        Origin::Artifact(bytes) => source::load(bytes)?,
         Origin::Onnx => unreachable!("an ONNX file has no description"),
     };
     let weights = source::weights_of(&session);

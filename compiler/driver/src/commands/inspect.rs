@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ffc_runtime::artifact::Artifact;
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::{print_json, print_line};
-use crate::compile::compile;
-use crate::inspect::{LayerReport, Memory, layers, memory};
+use crate::compile::{compile, cpu, targets};
+use crate::inspect::{LayerReport, Memory, VariantReport, layers, memory, variants};
 use crate::job;
 use crate::options::TrainingArgs;
-use crate::source::Source;
+use crate::source::{Origin, Source};
 use crate::{Failure, network::Network};
 
 /// Arguments.
@@ -36,7 +37,7 @@ pub struct Inspect {
 /// # Errors
 /// Whatever stops it; a network that cannot be trained among it.
 pub fn run(args: Inspect) -> Result<(), Failure> {
-    crate::compile::target(&args.target)?;
+    targets(&args.target)?;
     let source = match Source::open(&args.model) {
         Ok(source) => source,
         Err(failure) => return Err(unsupported(&args, failure)?),
@@ -45,6 +46,10 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
     let compiled = compile(&source.network.module, &options)?;
     let memory = memory(&source.network, &compiled.program);
     let layers = layers(&source.network);
+    let variants = match &source.origin {
+        Origin::Artifact(bytes) => variants(&Artifact::from_bytes(bytes)?.0, &cpu()?),
+        Origin::Onnx | Origin::Checkpoint(_) => Vec::new(),
+    };
     if args.json {
         return print_json(&json!({
             "layers": layers,
@@ -52,10 +57,12 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
             "macs_per_sample": source.network.macs(),
             "unsupported": [],
             "memory": memory,
+            "variants": variants,
         }));
     }
     print_layers(&source.network, &layers)?;
-    print_memory(&memory, options.batch)
+    print_memory(&memory, options.batch)?;
+    print_variants(&variants)
 }
 
 /// What cannot be imported, as JSON where that is wanted; the failure stands in any case.
@@ -105,4 +112,18 @@ fn print_memory(memory: &Memory, batch: usize) -> Result<(), Failure> {
     print_line("backpropagation in FP32, the same batch")?;
     row("activations of all layers", memory.backprop_activation_bytes)?;
     row("and weights, gradients, momentum", memory.backprop_peak_bytes)
+}
+
+fn print_variants(variants: &[VariantReport]) -> Result<(), Failure> {
+    if !variants.is_empty() {
+        print_line("\nmachine code, best first")?;
+    }
+    variants.iter().try_for_each(|VariantReport { name, architecture, features, code_bytes, runs }| {
+        let here = if *runs { "runs here" } else { "" };
+        let line = format!(
+            "  {name:<12} {architecture:<8} {code_bytes:>10} bytes  {here:<9}  {}",
+            features.join(" ")
+        );
+        print_line(line.trim_end())
+    })
 }

@@ -62,7 +62,7 @@ pub fn run(args: Verify) -> Result<(), Failure> {
         init: Init::Random,
     };
     let mut session = match &source.origin {
-        Origin::Artifact(bytes) => Session::load(bytes, run.session_options())?,
+        Origin::Artifact(bytes) => run.load(bytes)?,
         _ => run.session()?,
     };
     let mut state = State::new(&compiled.train);

@@ -14,10 +14,7 @@ fn every_kind_of_output() {
         ("asm", &["ret", "; "]),
         ("dot", &["digraph", "->"]),
     ] {
-        // Kernels for AVX-512 are not Cranelift's work, so a machine that has it shows no CLIF of its own.
-        let targets = ["x86_64-v3", "aarch64", "riscv64", "x86_64-v4"];
-        let count = if kind == "clif" { 3 } else { 4 };
-        for target in &targets[..count] {
+        for target in ["x86_64-v3", "aarch64", "riscv64", "x86_64-v4"] {
             let line = format!("compile net.onnx -o out.{kind} --emit {kind} --target {target}");
             assert!(fixture.done(&line).out.starts_with(&format!("wrote out.{kind}")));
             let text = String::from_utf8(fixture.read(&format!("out.{kind}"))).unwrap();
@@ -25,10 +22,14 @@ fn every_kind_of_output() {
             assert_eq!(missing, None, "{kind} {target}: {}", &text[..text.len().min(800)]);
         }
     }
-    fixture.refused(
-        "compile net.onnx -o no.clif --emit clif --target x86_64-v4",
-        &["`x86_64-v4` has AVX-512", "`--emit asm` shows them"],
-    );
+    let variants = |kind: &str| {
+        fixture.done(&format!("compile net.onnx -o out.{kind} --emit {kind} --target x86_64"));
+        let text = String::from_utf8(fixture.read(&format!("out.{kind}"))).unwrap();
+        let names = text.lines().filter_map(|line| line.strip_prefix("; variant ").map(str::to_string));
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(variants("asm"), ["amx", "avx512vnni", "avxvnni", "avx2", "portable"]);
+    assert_eq!(variants("clif"), ["avxvnni", "avx2", "portable"], "AVX-512 is not Cranelift's work");
     let artifact = |line: &str| {
         fixture.done(&format!("compile net.onnx -o out.ffc {line}"));
         fixture.read("out.ffc")
@@ -45,7 +46,7 @@ fn an_artifact_of_another_machine_is_refused() {
     let fixture = Fixture::new();
     let other = if cfg!(target_arch = "x86_64") { "riscv64" } else { "x86_64" };
     fixture.done(&format!("compile net.onnx -o net.ffc --data data --target {other}"));
-    fixture.refused("train net.ffc --data data", &[other]);
+    fixture.refused("train net.ffc --data data", &[other, "help: `ffc compile --target NAME`"]);
     fixture.refused("verify net.ffc", &[other]);
 }
 
@@ -73,6 +74,62 @@ fn an_artifact_trains_as_its_network_does() {
         let fresh = fixture.done("train trained.ffc --data data --epochs 3 --init random --json").last();
         assert_eq!(fresh["weights_hash"], direct["weights_hash"], "{recipe}");
     }
+}
+
+/// The levels of this machine, best first, as the command tells them.
+#[cfg(target_arch = "x86_64")]
+fn levels(fixture: &Fixture) -> Vec<String> {
+    let devices = fixture.done("devices").out;
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("runs ")).unwrap();
+    line.split(" (").next().unwrap().split(", ").map(str::to_string).collect()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn every_variant_of_an_artifact_trains_alike() {
+    let fixture = Fixture::new();
+    let (model, data) = (examples().join("mnist_mlp.onnx"), mnist());
+    let (model, data) = (model.display(), data.display());
+    fixture.done(&format!("compile {model} -o mlp.ffc --data {data} --target x86_64"));
+    let train = format!("train mlp.ffc --data {data} --limit-train 512 --limit-test 10 --epochs 1 --json");
+    let mut hashes = Vec::new();
+    for level in levels(&fixture) {
+        let as_level = |line: &str| fixture.done_with("FFC_CPU", &level, line).last();
+        let inspected = as_level("inspect mlp.ffc --json");
+        let variants = inspected["variants"].as_array().unwrap();
+        assert_eq!(variants.len(), 5);
+        let runs: Vec<_> = variants.iter().filter(|variant| variant["runs"] == true).collect();
+        assert_eq!((runs.len(), runs[0]["name"].as_str()), (1, Some(&level[..])));
+        hashes.push((as_level(&train)["weights_hash"].clone(), level));
+    }
+    assert!(hashes.iter().all(|(hash, _)| *hash == hashes[0].0), "{hashes:?}");
+    assert_eq!(hashes.last().unwrap().1, "portable");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_no_machine_or_no_variant_has_is_said() {
+    let fixture = Fixture::new();
+    fixture.done("compile net.onnx -o net.ffc --data data --target x86_64-v3");
+    for line in ["train net.ffc --data data", "verify net.ffc", "train net.onnx --data data", "devices"] {
+        let texts =
+            ["FFC_CPU=mmx: `mmx` is none of amx, avx512vnni, avxvnni, avx2, portable", "help: unset FFC_CPU"];
+        fixture.refused_with("FFC_CPU", "mmx", line, &texts);
+    }
+    let own = levels(&fixture);
+    for level in
+        ["amx", "avx512vnni", "avxvnni", "avx2"].iter().filter(|&level| !own.contains(&level.to_string()))
+    {
+        let stands = format!("which `{level}` stands for");
+        fixture.refused_with("FFC_CPU", level, "verify net.ffc", &["this machine has no `", &stands]);
+    }
+    let needs = [
+        "error: the artifact has no code that this machine as `portable` can run: `amx` needs sse3 ",
+        "amx-tile amx-int8, `avx512vnni` needs",
+        "`avx2` needs sse3 ssse3 sse4.1 sse4.2 avx avx2 bmi2\n",
+        "help: `ffc compile --target NAME` makes code for other machines",
+    ];
+    fixture.refused_with("FFC_CPU", "portable", "verify net.ffc", &needs);
 }
 
 /// The example program, beside the command.

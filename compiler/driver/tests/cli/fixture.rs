@@ -96,7 +96,11 @@ impl Fixture {
 
     /// Runs `ffc` with these arguments, which hold no spaces.
     pub(crate) fn ffc(&self, line: &str) -> Run {
-        let output = self.command(line).output().unwrap();
+        self.run(line, &mut self.command(line))
+    }
+
+    fn run(&self, line: &str, command: &mut Command) -> Run {
+        let output = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(!err.contains("panicked"), "ffc {line}: {err}");
@@ -117,24 +121,32 @@ impl Fixture {
 
     /// As [`Fixture::ffc`], and it must succeed.
     pub(crate) fn done(&self, line: &str) -> Run {
-        let run = self.ffc(line);
-        assert_eq!(run.status, 0, "ffc {line}: {}", run.err);
-        run
+        succeeded(line, self.ffc(line))
+    }
+
+    /// As [`Fixture::done`], with a variable of the environment set.
+    pub(crate) fn done_with(&self, variable: &str, value: &str, line: &str) -> Run {
+        succeeded(line, self.run(line, self.command(line).env(variable, value)))
     }
 
     /// As [`Fixture::ffc`], and it must fail with an error that holds these texts, leaving all files as they were.
     pub(crate) fn refused(&self, line: &str, texts: &[&str]) -> Run {
-        self.fails(1, line, texts)
+        self.fails(1, line, &mut self.command(line), texts)
     }
 
-    /// The same for wrong usage.
+    /// As [`Fixture::refused`], with a variable of the environment set.
+    pub(crate) fn refused_with(&self, variable: &str, value: &str, line: &str, texts: &[&str]) -> Run {
+        self.fails(1, line, self.command(line).env(variable, value), texts)
+    }
+
+    /// The same as [`Fixture::refused`] for wrong usage.
     pub(crate) fn misused(&self, line: &str, texts: &[&str]) -> Run {
-        self.fails(2, line, texts)
+        self.fails(2, line, &mut self.command(line), texts)
     }
 
-    fn fails(&self, status: i32, line: &str, texts: &[&str]) -> Run {
+    fn fails(&self, status: i32, line: &str, command: &mut Command, texts: &[&str]) -> Run {
         let before = files(self.folder.path());
-        let run = self.ffc(line);
+        let run = self.run(line, command);
         assert_eq!(run.status, status, "ffc {line}: {}", run.err);
         assert!(run.err.lines().any(|line| line.starts_with("error: ")), "ffc {line}: {}", run.err);
         for text in texts {
@@ -143,6 +155,11 @@ impl Fixture {
         assert_eq!(files(self.folder.path()), before, "ffc {line} left something behind");
         run
     }
+}
+
+fn succeeded(line: &str, run: Run) -> Run {
+    assert_eq!(run.status, 0, "ffc {line}: {}", run.err);
+    run
 }
 
 /// All files below a folder with their sizes, sorted.
