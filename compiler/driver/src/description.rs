@@ -9,6 +9,7 @@ use ffc_onnx::Interface;
 use ffc_runtime::Attachments;
 use serde::{Deserialize, Serialize};
 
+use crate::augmentation::Augmentation;
 use crate::training::LayerOrder;
 use crate::{Failure, files};
 
@@ -35,6 +36,9 @@ pub struct Description {
     pub order: LayerOrder,
     /// Seed of everything random.
     pub seed: u64,
+    /// How training images are changed.
+    #[serde(default, skip_serializing_if = "Augmentation::is_none")]
+    pub augmentation: Augmentation,
     /// Names of the classes, where the data has them.
     pub class_names: Vec<String>,
     /// The boundary that exported files keep.

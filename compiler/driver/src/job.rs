@@ -6,6 +6,8 @@ use ffc_compiler::recipe::{Options, Precision};
 use ffc_data::{Dataset, LoadOptions};
 use ffc_runtime::checkpoint;
 
+use crate::augmentation::Augmentation;
+use crate::batches;
 use crate::compile::{Compiled, compile};
 use crate::description::{self, Description};
 use crate::initial::Init;
@@ -91,6 +93,7 @@ pub fn resolve(source: &Source, args: &TrainingArgs) -> Result<Description, Fail
             epochs: DEFAULT_EPOCHS,
             order: LayerOrder::Together,
             seed: DEFAULT_SEED,
+            augmentation: Augmentation::default(),
             class_names: Vec::new(),
             interface: source.network.interface.clone(),
         },
@@ -102,11 +105,13 @@ pub fn resolve(source: &Source, args: &TrainingArgs) -> Result<Description, Fail
     } else if init(source, args) == Init::Keep {
         description.options.normalization = source.normalization()?;
     }
-    let Description { options, schedule, epochs, order, seed, .. } = &mut description;
+    let Description { options, schedule, epochs, order, seed, augmentation, .. } = &mut description;
     args.apply(options, schedule)?;
     *epochs = args.epochs.unwrap_or(*epochs);
     *order = args.schedule.unwrap_or(*order);
     *seed = args.seed.unwrap_or(*seed);
+    augmentation.shift = args.shift.unwrap_or(augmentation.shift);
+    augmentation.flip = args.flip.unwrap_or(augmentation.flip);
     Ok(description)
 }
 
@@ -140,6 +145,7 @@ pub fn prepare(
     }
     check_input(&description.options, &data)?;
     check_fixed(&source, &description.options)?;
+    let augmenter = description.augmentation.of(&data, &setting.data, description.seed)?;
     if setting.resume.is_none() && init == Init::Keep {
         keep_weights(&mut source)?;
     }
@@ -172,12 +178,15 @@ pub fn prepare(
         done = session.epoch() as usize;
         best = kept.get(BEST).and_then(|best| best.parse().ok()).unwrap_or(0.0);
     }
+    let batch = description.options.batch;
     let plan = Plan {
         schedule: description.schedule,
         epochs: description.epochs,
         done,
-        batch: description.options.batch,
+        batch,
         seed: description.seed,
+        augmenter,
+        beside: batches::beside(trainer.threads(), &data.train, batch, augmenter.is_some()),
         order: description.order,
         layers: compiled.program.trained_layers.len(),
     };

@@ -2,6 +2,8 @@
 //!
 //! Only this crate and the data readers touch files; everything below it works on values.
 
+pub mod augmentation;
+pub mod batches;
 pub mod commands;
 pub mod compile;
 pub mod description;

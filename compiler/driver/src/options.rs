@@ -116,6 +116,12 @@ pub struct TrainingArgs {
     /// Seed of everything random [default: 1]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Move training images by up to this many pixels in each direction, at random; the rest is 0 [default: 0]
+    #[arg(long, value_name = "N")]
+    pub shift: Option<usize>,
+    /// Mirror training images, left to right, at random; `--flip=false` overrides a configuration file or checkpoint
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub flip: Option<bool>,
     /// Look-ahead to later layers' errors [default: the recipe's]
     #[arg(long, value_enum)]
     pub look_ahead: Option<LookAheadChoice>,
@@ -184,6 +190,8 @@ impl TrainingArgs {
             final_rate,
             momentum,
             seed,
+            shift,
+            flip,
             look_ahead,
             lambda_step,
             goodness,

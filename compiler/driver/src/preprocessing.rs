@@ -38,7 +38,7 @@ pub fn find(args: &TrainingArgs, interface: &Interface, data: &Dataset) -> Resul
             (mean.unwrap_or(found.mean), std.unwrap_or(found.std))
         }
     };
-    let channels = if data.shape.len() == 3 { data.shape[0] } else { 1 };
+    let channels = data.image_shape().map_or(1, |[channels, ..]| channels);
     let mean = spread("mean", mean, channels, features)?;
     let std = spread("std", std, channels, features)?;
     let (low, high) = range(data, scale, &mean, &std);

@@ -1,16 +1,13 @@
-//! The training loop: order of the samples, learning rate, epochs, evaluation.
-//!
-//! Everything random is a function of the seed: samples are shuffled anew in each epoch by the counter-based generator,
-//! and only an index of them is moved, never the samples.
+//! The training loop: learning rate, epochs, evaluation.
 
 use std::time::{Duration, Instant};
 
 use ffc_compiler::recipe::Schedule;
-use ffc_data::{Features, Split};
-use ffc_ir::numerics::{self, Number, Scalar, step_key};
-use ffc_runtime::Samples;
+use ffc_data::Split;
 
 use crate::Failure;
+use crate::augmentation::Augmenter;
+use crate::batches::{Batches, Preparation, prepared};
 use crate::evaluation::accuracy;
 use crate::trainer::Trainer;
 
@@ -37,6 +34,10 @@ pub struct Plan {
     pub batch: usize,
     /// Seed of the order of samples.
     pub seed: u64,
+    /// What changes training images, where something does.
+    pub augmenter: Option<Augmenter>,
+    /// Whether batches are prepared beside training. The results do not depend on it.
+    pub beside: bool,
     /// Which layers a step trains.
     pub order: LayerOrder,
     /// Layers that are trained.
@@ -102,47 +103,6 @@ impl Plan {
     }
 }
 
-/// The order in which an epoch visits `count` samples.
-fn shuffled(seed: u64, epoch: usize, count: usize) -> Vec<u32> {
-    let key = Number::I32(step_key(seed ^ 0x5851_f42d_4c95_7f2d, epoch as u64) as i32);
-    let mut order: Vec<u32> = (0..count as u32).collect();
-    for last in (1..count).rev() {
-        let bits = numerics::draw(&mut Scalar, key, Number::I32(last as i32), Number::I32(0)).as_i32() as u32;
-        let other = (u64::from(bits) * (last as u64 + 1)) >> 32;
-        order.swap(last, other as usize);
-    }
-    order
-}
-
-/// A batch gathered from a split.
-struct Gather {
-    bytes: Vec<u8>,
-    floats: Vec<f32>,
-    labels: Vec<i32>,
-}
-
-impl Gather {
-    fn fill<'a>(&'a mut self, split: &Split, rows: &[u32]) -> (Samples<'a>, &'a [i32]) {
-        let width = split.width();
-        self.labels.clear();
-        self.labels.extend(rows.iter().map(|&row| i32::from(split.labels[row as usize])));
-        let range = |row: u32| row as usize * width..(row as usize + 1) * width;
-        let samples = match &split.features {
-            Features::U8(data) => {
-                self.bytes.clear();
-                rows.iter().for_each(|&row| self.bytes.extend_from_slice(&data[range(row)]));
-                Samples::U8(&self.bytes)
-            }
-            Features::F32(data) => {
-                self.floats.clear();
-                rows.iter().for_each(|&row| self.floats.extend_from_slice(&data[range(row)]));
-                Samples::F32(&self.floats)
-            }
-        };
-        (samples, &self.labels)
-    }
-}
-
 /// Trains for the epochs of a plan.
 ///
 /// # Errors
@@ -154,38 +114,48 @@ pub fn run(
     test: &Split,
     observer: &mut dyn Observer,
 ) -> Result<(), Failure> {
-    let steps = train.len().div_ceil(plan.batch);
-    let mut gather = Gather { bytes: Vec::new(), floats: Vec::new(), labels: Vec::new() };
-    for epoch in plan.done..plan.total_epochs() {
-        let order = shuffled(plan.seed, epoch, train.len());
-        trainer.set_lambda(plan.schedule.lambda_step * epoch as f32);
-        let layer = plan.layer(epoch);
-        let started = Instant::now();
-        let mut total = 0.0f64;
-        for (step, rows) in order.chunks(plan.batch).enumerate() {
-            trainer.set_rate(plan.rate(epoch, step, steps));
-            let (samples, labels) = gather.fill(train, rows);
-            let loss = trainer.train(layer, samples, labels)?;
-            if !loss.is_finite() {
-                return Err(Failure::new(format!("the loss is no longer a number in epoch {}", epoch + 1))
-                    .with_help("use a smaller `--learning-rate`"));
-            }
-            total += f64::from(loss) * rows.len() as f64;
-            observer.step(epoch + 1, step + 1, steps, loss);
+    let Plan { batch, seed, augmenter, done, .. } = *plan;
+    let preparation = Preparation::new(train, batch, seed, augmenter, done);
+    prepared(preparation, plan.beside, |batches| {
+        for epoch in plan.done..plan.total_epochs() {
+            let (samples, started) = (train.len(), Instant::now());
+            let loss = train_epoch(trainer, plan, epoch, samples, batches, observer)?;
+            let training = started.elapsed();
+            trainer.end_epoch();
+            let accuracy = accuracy(trainer, test, plan.batch)?;
+            let layer = plan.layer(epoch);
+            let report = EpochReport { epoch: epoch + 1, layer, loss, accuracy, training, samples };
+            observer.epoch(&report, trainer)?;
         }
-        let training = started.elapsed();
-        trainer.end_epoch();
-        let report = EpochReport {
-            epoch: epoch + 1,
-            layer,
-            loss: (total / train.len() as f64) as f32,
-            accuracy: accuracy(trainer, test, plan.batch)?,
-            training,
-            samples: train.len(),
-        };
-        observer.epoch(&report, trainer)?;
+        Ok(())
+    })
+}
+
+/// Trains on all samples once; gives the mean loss of a sample.
+fn train_epoch(
+    trainer: &mut Trainer,
+    plan: &Plan,
+    epoch: usize,
+    samples: usize,
+    batches: &mut Batches<'_>,
+    observer: &mut dyn Observer,
+) -> Result<f32, Failure> {
+    let steps = samples.div_ceil(plan.batch);
+    trainer.set_lambda(plan.schedule.lambda_step * epoch as f32);
+    let layer = plan.layer(epoch);
+    let mut total = 0.0f64;
+    for step in 0..steps {
+        trainer.set_rate(plan.rate(epoch, step, steps));
+        let batch = batches.next_batch()?;
+        let loss = trainer.train(layer, batch.samples(), batch.labels())?;
+        if !loss.is_finite() {
+            return Err(Failure::new(format!("the loss is no longer a number in epoch {}", epoch + 1))
+                .with_help("use a smaller `--learning-rate`"));
+        }
+        total += f64::from(loss) * batch.labels().len() as f64;
+        observer.step(epoch + 1, step + 1, steps, loss);
     }
-    Ok(())
+    Ok((total / samples as f64) as f32)
 }
 
 #[cfg(test)]
@@ -193,21 +163,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_seeded_permutations() {
-        let order = shuffled(1, 0, 1000);
-        let mut sorted = order.clone();
-        sorted.sort_unstable();
-        assert!(sorted.iter().enumerate().all(|(index, &row)| index == row as usize));
-        assert_eq!(order, shuffled(1, 0, 1000));
-        assert_ne!(order, shuffled(1, 1, 1000));
-        assert_ne!(order, shuffled(2, 0, 1000));
-    }
-
-    #[test]
     fn rates_rise_and_fall() {
         let schedule = Schedule { learning_rate: 1.0, warmup_steps: 10, final_rate: 0.1, lambda_step: 0.0 };
         let order = LayerOrder::Together;
-        let plan = Plan { schedule, epochs: 2, done: 0, batch: 1, seed: 0, order, layers: 1 };
+        let (augmenter, beside) = (None, false);
+        let plan =
+            Plan { schedule, epochs: 2, done: 0, batch: 1, seed: 0, augmenter, beside, order, layers: 1 };
         assert_eq!(plan.rate(0, 0, 100), 0.1);
         assert_eq!(plan.rate(0, 9, 100), 1.0);
         assert_eq!(plan.rate(0, 10, 100), 1.0);

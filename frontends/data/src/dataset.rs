@@ -182,6 +182,11 @@ impl Dataset {
         Ok(())
     }
 
+    /// Channels, rows and columns of a sample, where samples are images.
+    pub fn image_shape(&self) -> Option<[usize; 3]> {
+        self.shape.as_slice().try_into().ok()
+    }
+
     /// The factor that brings features to about 0..1 before standardisation: 1/255 for 8-bit
     /// features, 1 for floats.
     pub fn default_scale(&self) -> f32 {
@@ -259,6 +264,16 @@ mod tests {
         ] {
             assert_eq!(refusal(train, classes, shape), text);
         }
+    }
+
+    #[test]
+    fn images_have_channels_rows_and_columns() {
+        let shaped = |shape: &[usize]| {
+            let split = floats(&[0.0; 12], &[0]);
+            Dataset::new(split.clone(), split, vec!["a".to_owned()], shape.to_vec()).unwrap().image_shape()
+        };
+        assert_eq!(shaped(&[3, 2, 2]), Some([3, 2, 2]));
+        assert_eq!((shaped(&[12]), shaped(&[4, 3])), (None, None));
     }
 
     #[test]

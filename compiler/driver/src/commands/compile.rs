@@ -74,6 +74,7 @@ pub fn run(args: Compile) -> Result<(), Failure> {
     if let (Some(path), None) = (&args.data, &source.description) {
         let data = job::load_data(path, &ffc_data::LoadOptions::default(), &source.network)?;
         description.options.preprocessing = preprocessing::find(&flags, &source.network.interface, &data)?;
+        description.augmentation.of(&data, path, description.seed)?;
     }
     let compiled = compile::compile(&source.network.module, &description.options)?;
     let bytes = match args.emit {

@@ -182,6 +182,9 @@ fn introduce(job: &Job, data: &Dataset, args: &Train) {
         number(&preprocessing.mean),
         number(&preprocessing.std),
     ));
+    if !job.description.augmentation.is_none() {
+        say(&format!("training images are {}", job.description.augmentation));
+    }
 }
 
 /// Shows a run and keeps its checkpoint.
@@ -314,6 +317,8 @@ fn summarize(job: &Job, args: &Train, outcome: &Outcome, started: Instant) -> Re
             "peak_rss_bytes": peak,
             "recipe": job.description.recipe,
             "seed": job.description.seed,
+            "shift": job.description.augmentation.shift,
+            "flip": job.description.augmentation.flip,
             "device": "cpu",
             "threads": job.trainer.threads(),
             "weights_hash": hash,

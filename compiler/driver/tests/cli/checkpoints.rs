@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 
 use crate::fixture::Fixture;
 
-/// Starts a run, kills it after its first epoch, and gives the number of epochs that its checkpoint then has seen.
-fn killed(fixture: &Fixture, line: &str) {
+/// Starts a run and kills it after its first epoch.
+pub(crate) fn killed(fixture: &Fixture, line: &str) {
     let mut child = fixture.start(line);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();

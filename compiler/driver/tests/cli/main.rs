@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod artifacts;
+mod augmentation;
 mod checkpoints;
 mod contract;
 mod data;
