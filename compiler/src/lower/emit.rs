@@ -6,30 +6,31 @@ use ffc_ir::kernel::{
     At, BufferClass, Contraction, Expr, Extent, Fold, Kernel, KernelBuilder, Over, Plane, Reduce, Side,
     Stage, Store,
 };
-use ffc_ir::module::{Granularity, Op, ParamStorage, ReduceOp, Region, Rounding, Sgd, Value};
+use ffc_ir::module::{Op, ReduceOp, Region, Rounding, Value};
 use ffc_ir::numerics::{self, Arith};
 use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::{Handle, activation, elementwise};
 
+use super::optimize::Optimizer;
 use super::place::{Home, is_vector};
 use super::{LayerLowering, LowerError, Sweep};
 
-type V = Handle<Value>;
-type E = Handle<Expr>;
-type Buf = Handle<ffc_ir::kernel::Buffer>;
+pub(super) type V = Handle<Value>;
+pub(super) type E = Handle<Expr>;
+pub(super) type Buf = Handle<ffc_ir::kernel::Buffer>;
 
 /// A kernel being written.
-struct Writer {
+pub(super) struct Writer {
     kernel: usize,
-    shape: [Dim; 2],
-    builder: KernelBuilder,
+    pub(super) shape: [Dim; 2],
+    pub(super) builder: KernelBuilder,
     /// Expressions of values, by the stage that uses them.
     known: HashMap<(V, usize), E>,
     stages: Vec<Stage>,
 }
 
 impl Writer {
-    fn stage(&mut self, over: Over, when: Option<E>, stores: Vec<Store>, reduces: Vec<Reduce>) {
+    pub(super) fn stage(&mut self, over: Over, when: Option<E>, stores: Vec<Store>, reduces: Vec<Reduce>) {
         if !stores.is_empty() || !reduces.is_empty() {
             self.stages.push(Stage { over, when, stores, reduces });
         }
@@ -51,10 +52,10 @@ impl Writer {
 
 /// What a stage writes, before it is known to be over elements or rows.
 #[derive(Default)]
-struct Writes {
-    elements: Vec<Store>,
-    rows: Vec<Store>,
-    reduces: Vec<Reduce>,
+pub(super) struct Writes {
+    pub(super) elements: Vec<Store>,
+    pub(super) rows: Vec<Store>,
+    pub(super) reduces: Vec<Reduce>,
 }
 
 impl LayerLowering<'_> {
@@ -85,12 +86,14 @@ impl LayerLowering<'_> {
                     continue;
                 }
                 match self.layer.values[effect].op {
-                    Op::Sgd(sgd) => optimizer = self.optimize(&mut writer, sgd, &mut writes)?,
+                    Op::Sgd(sgd) => optimizer = self.optimize(&mut writer, sgd, group.dot, &mut writes)?,
                     _ => self.effect(&mut writer, stage, effect, &mut writes)?,
                 }
             }
             writer.stage(Over::Rows, None, writes.rows, Vec::new());
-            writer.stage(Over::Elements, None, writes.elements, writes.reduces);
+            let gate =
+                optimizer.as_ref().and_then(|optimizer: &Optimizer| optimizer.gate(&mut writer.builder));
+            writer.stage(Over::Elements, gate, writes.elements, writes.reduces);
         }
         let contraction = group.dot.map(|dot| self.contraction(dot)).transpose()?;
         let name = self.kernel_name(kernel);
@@ -102,7 +105,7 @@ impl LayerLowering<'_> {
         Ok(std::iter::once(kernel).chain(following).collect())
     }
 
-    fn finish(
+    pub(super) fn finish(
         &self,
         name: String,
         shape: [Dim; 2],
@@ -201,6 +204,7 @@ impl LayerLowering<'_> {
         let per_row = self.placement.is_per_row(self.layer, value, writer.kernel);
         let stores = if per_row { &mut writes.rows } else { &mut writes.elements };
         self.stores(writer, value, expr, stores);
+        self.note_live_rows(writer, value, expr, writes);
         Ok(())
     }
 
@@ -231,7 +235,7 @@ impl LayerLowering<'_> {
     }
 
     /// The expression of a value in a stage.
-    fn value(&mut self, writer: &mut Writer, stage: usize, value: V) -> Result<E, LowerError> {
+    pub(super) fn value(&mut self, writer: &mut Writer, stage: usize, value: V) -> Result<E, LowerError> {
         if let Some(&known) = writer.known.get(&(value, stage)) {
             return Ok(known);
         }
@@ -380,7 +384,7 @@ impl LayerLowering<'_> {
         numerics::stream_key(&mut writer.builder, key, stream)
     }
 
-    fn noise(&mut self, writer: &mut Writer, stream: u32) -> E {
+    pub(super) fn noise(&mut self, writer: &mut Writer, stream: u32) -> E {
         let key = self.stream_key(writer, stream);
         let row = writer.builder.expr(Expr::RowIndex);
         let column = writer.builder.expr(Expr::ColumnIndex);
@@ -450,149 +454,6 @@ impl LayerLowering<'_> {
         stores.push(Store { buffer, at, value: expr });
         Ok(())
     }
-}
-
-/// An optimizer whose stages after the update have still to be written.
-struct Optimizer {
-    sgd: Sgd,
-    granularity: Granularity,
-    saturated: Buf,
-}
-
-impl LayerLowering<'_> {
-    /// The update of each element, in the epilogue of its gradient.
-    fn optimize(
-        &mut self,
-        writer: &mut Writer,
-        sgd: Sgd,
-        writes: &mut Writes,
-    ) -> Result<Option<Optimizer>, LowerError> {
-        let gradient = self.value(writer, 0, sgd.grad)?;
-        let factor = self.value(writer, 0, sgd.factor)?;
-        let value = self.lowering.param_plane(self.module, sgd.param, Plane::Value);
-        let velocity = sgd
-            .momentum
-            .map(|(param, momentum)| (self.lowering.param_plane(self.module, param, Plane::Value), momentum));
-        let m = &mut writer.builder;
-        let old_velocity = velocity.map(|(buffer, momentum)| {
-            let load = m.load(buffer, At::Element);
-            (load, m.f32(momentum))
-        });
-        let ParamStorage::Fixed16(granularity) = self.module.params[sgd.param].storage else {
-            let weight = m.load(value, At::Element);
-            let (weight, moved) = elementwise::sgd_float(m, weight, gradient, factor, old_velocity);
-            writes.elements.push(Store { buffer: value, at: At::Element, value: weight });
-            let moved =
-                velocity.zip(moved).map(|((buffer, _), value)| Store { buffer, at: At::Element, value });
-            writes.elements.extend(moved);
-            return Ok(None);
-        };
-        let low = self.lowering.param_plane(self.module, sgd.param, Plane::Low);
-        let scale = self.lowering.param_plane(self.module, sgd.param, Plane::Scale);
-        let noise = self.noise(writer, sgd.stream);
-        let m = &mut writer.builder;
-        let scale = m.load(scale, scale_at(granularity));
-        let factor = elementwise::fixed_factor(m, factor, scale);
-        let gradient = m.to_f32(gradient);
-        let (high_byte, low_byte) = (m.load(value, At::Element), m.load(low, At::Element));
-        let weight = numerics::join_planes(m, high_byte, low_byte);
-        let old_velocity = old_velocity.map(|(velocity, momentum)| (m.to_f32(velocity), momentum));
-        let step = numerics::sgd_step(m, weight, gradient, factor, noise, old_velocity);
-        writes.elements.extend(planes(m, [value, low], step.weight));
-        let moved =
-            velocity.zip(step.velocity).map(|((buffer, _), value)| Store { buffer, at: At::Element, value });
-        writes.elements.extend(moved);
-        let rows = Type::new(DType::I32, writer.shape[0], Dim::Const(1));
-        let name = format!("{}.saturated", self.module.params[sgd.param].name);
-        let saturated = self.arena_buffer(name, rows, BufferClass::Arena);
-        writes.reduces.push(Reduce { op: Fold::MaxI32, value: step.saturated, into: saturated });
-        Ok(Some(Optimizer { sgd, granularity, saturated }))
-    }
-
-    /// Doubles the scale of what saturated and halves its elements: channel by channel in the same kernel, or all of a
-    /// tensor in two kernels of their own.
-    fn rescale(&mut self, writer: &mut Writer, optimizer: &Optimizer, name: &str) -> Vec<Kernel> {
-        let Optimizer { sgd, granularity, saturated } = optimizer;
-        let scale = self.lowering.param_plane(self.module, sgd.param, Plane::Scale);
-        match granularity {
-            Granularity::Channel => {
-                let flag = writer.builder.load(*saturated, At::Row);
-                let halves = self.halves(&mut writer.builder, sgd);
-                writer.stage(Over::Elements, Some(flag), halves, Vec::new());
-                let doubled = doubled(&mut writer.builder, scale, At::Row);
-                writer.stage(Over::Rows, Some(flag), vec![doubled], Vec::new());
-                Vec::new()
-            }
-            Granularity::Tensor => {
-                let any_type = Type::new(DType::I32, Dim::Const(1), Dim::Const(1));
-                let any_name = format!("{}.saturated.any", self.module.params[sgd.param].name);
-                let any = self.arena_buffer(any_name, any_type, BufferClass::Arena);
-                vec![
-                    self.any_saturated(writer.shape, name, *saturated, any, scale),
-                    self.halve_all(writer.shape, name, any, sgd),
-                ]
-            }
-        }
-    }
-
-    /// Whether any row saturated, and the doubled scale.
-    fn any_saturated(&mut self, shape: [Dim; 2], name: &str, saturated: Buf, any: Buf, scale: Buf) -> Kernel {
-        let shape = [Dim::Const(1), shape[0]];
-        let mut m = KernelBuilder::default();
-        let flag = m.load(saturated, At::Column);
-        let reduce = Reduce { op: Fold::MaxI32, value: flag, into: any };
-        let when = m.load(any, At::Scalar);
-        let doubled = doubled(&mut m, scale, At::Scalar);
-        let stages = vec![
-            Stage { over: Over::Elements, when: None, stores: Vec::new(), reduces: vec![reduce] },
-            Stage { over: Over::Rows, when: Some(when), stores: vec![doubled], reduces: Vec::new() },
-        ];
-        self.finish(format!("{name}.saturated"), shape, None, m, stages)
-    }
-
-    fn halve_all(&mut self, shape: [Dim; 2], name: &str, any: Buf, sgd: &Sgd) -> Kernel {
-        let mut m = KernelBuilder::default();
-        let when = m.load(any, At::Scalar);
-        let stores = self.halves(&mut m, sgd);
-        let stages = vec![Stage { over: Over::Elements, when: Some(when), stores, reduces: Vec::new() }];
-        self.finish(format!("{name}.rescale"), shape, None, m, stages)
-    }
-
-    fn halves(&mut self, m: &mut KernelBuilder, sgd: &Sgd) -> Vec<Store> {
-        let value = self.lowering.param_plane(self.module, sgd.param, Plane::Value);
-        let low = self.lowering.param_plane(self.module, sgd.param, Plane::Low);
-        let (high_byte, low_byte) = (m.load(value, At::Element), m.load(low, At::Element));
-        let weight = numerics::join_planes(m, high_byte, low_byte);
-        let half = numerics::halve(m, weight);
-        let mut stores = planes(m, [value, low], half).to_vec();
-        if let Some((velocity, _)) = sgd.momentum {
-            let buffer = self.lowering.param_plane(self.module, velocity, Plane::Value);
-            let velocity = m.load(buffer, At::Element);
-            let half = numerics::halve(m, velocity);
-            stores.push(Store { buffer, at: At::Element, value: half });
-        }
-        stores
-    }
-}
-
-fn scale_at(granularity: Granularity) -> At {
-    match granularity {
-        Granularity::Channel => At::Row,
-        Granularity::Tensor => At::Scalar,
-    }
-}
-
-/// Stores a fixed-point weight as its two planes.
-fn planes(m: &mut KernelBuilder, [high, low]: [Buf; 2], weight: E) -> [Store; 2] {
-    let rounded = numerics::high_plane(m, weight);
-    // A store keeps the lowest byte, and that is the lower plane.
-    [(high, rounded), (low, weight)].map(|(buffer, value)| Store { buffer, at: At::Element, value })
-}
-
-fn doubled(m: &mut KernelBuilder, scale: Buf, at: At) -> Store {
-    let value = m.load(scale, at);
-    let value = m.fadd(value, value);
-    Store { buffer: scale, at, value }
 }
 
 fn fold(op: ReduceOp, dtype: DType) -> Fold {

@@ -10,6 +10,7 @@
 //! something that is stored anyway.
 
 mod emit;
+mod optimize;
 mod place;
 
 use std::collections::HashMap;
@@ -262,6 +263,7 @@ impl Lowering {
                 lowering: self,
                 plain: HashMap::new(),
                 turned: HashMap::new(),
+                live: HashMap::new(),
             };
             let next = module.layers.get(index + 1);
             let (kernels, outputs) = lowerer.lower(next)?;
@@ -296,6 +298,8 @@ struct LayerLowering<'a> {
     plain: HashMap<Handle<Value>, Handle<Buffer>>,
     /// Where values are stored transposed.
     turned: HashMap<Handle<Value>, Handle<Buffer>>,
+    /// Whether rows of gradients hold anything.
+    live: HashMap<Handle<Value>, Handle<Buffer>>,
 }
 
 impl LayerLowering<'_> {
