@@ -393,12 +393,18 @@ pub fn sgd_step<A: Arith>(
     };
     let (step, velocity) = step;
     let moved = m.isub(weight, step);
-    let (least, most) = (m.i32(-WEIGHT_MAX), m.i32(WEIGHT_MAX));
-    let weight = m.imax(moved, least);
-    let weight = m.imin(weight, most);
+    // Within 16 bits, where backends may compute twice as many at a time.
+    let moved = clamp(m, moved, i32::from(i16::MIN), i32::from(i16::MAX));
+    let weight = clamp(m, moved, -WEIGHT_MAX, WEIGHT_MAX);
     // Both have the sign of the end that was passed, so what differs is not the sign.
     let saturated = m.xor(weight, moved);
     SgdStep { weight, velocity, saturated }
+}
+
+fn clamp<A: Arith>(m: &mut A, x: A::Value, least: i32, most: i32) -> A::Value {
+    let (least, most) = (m.i32(least), m.i32(most));
+    let x = m.imax(x, least);
+    m.imin(x, most)
 }
 
 /// Half of a weight or velocity, rounded up: what a channel's elements become when its scale doubles.

@@ -73,6 +73,14 @@ ops! {
     Shl: EVEX_Vpslld_xmm_k1z_xmmm128b32_imm8, EVEX_Vpslld_zmm_k1z_zmmm512b32_imm8;
     Shr: EVEX_Vpsrld_xmm_k1z_xmmm128b32_imm8, EVEX_Vpsrld_zmm_k1z_zmmm512b32_imm8;
     Sar: EVEX_Vpsrad_xmm_k1z_xmmm128b32_imm8, EVEX_Vpsrad_zmm_k1z_zmmm512b32_imm8;
+    AddHalves: EVEX_Vpaddsw_xmm_k1z_xmm_xmmm128, EVEX_Vpaddsw_zmm_k1z_zmm_zmmm512;
+    SubHalves: EVEX_Vpsubsw_xmm_k1z_xmm_xmmm128, EVEX_Vpsubsw_zmm_k1z_zmm_zmmm512;
+    MinHalves: EVEX_Vpminsw_xmm_k1z_xmm_xmmm128, EVEX_Vpminsw_zmm_k1z_zmm_zmmm512;
+    MaxHalves: EVEX_Vpmaxsw_xmm_k1z_xmm_xmmm128, EVEX_Vpmaxsw_zmm_k1z_zmm_zmmm512;
+    ShlHalves: EVEX_Vpsllw_xmm_k1z_xmmm128_imm8, EVEX_Vpsllw_zmm_k1z_zmmm512_imm8;
+    SarHalves: EVEX_Vpsraw_xmm_k1z_xmmm128_imm8, EVEX_Vpsraw_zmm_k1z_zmmm512_imm8;
+    PackHalves: EVEX_Vpackssdw_xmm_k1z_xmm_xmmm128b32, EVEX_Vpackssdw_zmm_k1z_zmm_zmmm512b32;
+    PermutePairs: EVEX_Vpermq_ymm_k1z_ymm_ymmm256b64, EVEX_Vpermq_zmm_k1z_zmm_zmmm512b64;
     Blend: EVEX_Vpblendmd_xmm_k1z_xmm_xmmm128b32, EVEX_Vpblendmd_zmm_k1z_zmm_zmmm512b32;
     MaskToVector: EVEX_Vpmovm2d_xmm_kr, EVEX_Vpmovm2d_zmm_kr;
     CompareF32: EVEX_Vcmpps_kr_k1_xmm_xmmm128b32_imm8, EVEX_Vcmpps_kr_k1_zmm_zmmm512b32_imm8_sae;
@@ -84,9 +92,12 @@ ops! {
     LoadU8: EVEX_Vpmovzxbd_xmm_k1z_xmmm32, EVEX_Vpmovzxbd_zmm_k1z_xmmm128;
     LoadI8: EVEX_Vpmovsxbd_xmm_k1z_xmmm32, EVEX_Vpmovsxbd_zmm_k1z_xmmm128;
     LoadI16: EVEX_Vpmovsxwd_xmm_k1z_xmmm64, EVEX_Vpmovsxwd_zmm_k1z_ymmm256;
+    LoadU8Halves: EVEX_Vpmovzxbw_xmm_k1z_xmmm64, EVEX_Vpmovzxbw_zmm_k1z_ymmm256;
+    LoadI8Halves: EVEX_Vpmovsxbw_xmm_k1z_xmmm64, EVEX_Vpmovsxbw_zmm_k1z_ymmm256;
     Store32: EVEX_Vmovdqu32_xmmm128_k1z_xmm, EVEX_Vmovdqu32_zmmm512_k1z_zmm;
     Store16: EVEX_Vpmovdw_xmmm64_k1z_xmm, EVEX_Vpmovdw_ymmm256_k1z_zmm;
     Store8: EVEX_Vpmovdb_xmmm32_k1z_xmm, EVEX_Vpmovdb_xmmm128_k1z_zmm;
+    StoreHalves8: EVEX_Vpmovwb_xmmm64_k1z_xmm, EVEX_Vpmovwb_ymmm256_k1z_zmm;
     LoadBytes: EVEX_Vmovdqu8_xmm_k1z_xmmm128, EVEX_Vmovdqu8_zmm_k1z_zmmm512;
     StoreBytes: EVEX_Vmovdqu8_xmmm128_k1z_xmm, EVEX_Vmovdqu8_zmmm512_k1z_zmm;
     Dot: EVEX_Vpdpbusd_xmm_k1z_xmm_xmmm128b32, EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32;

@@ -23,6 +23,7 @@
 mod asm;
 mod block;
 mod contract;
+mod halves;
 mod nest;
 mod turn;
 mod values;

@@ -13,6 +13,7 @@ use iced_x86::code_asm::{
 use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Width, offset_of, times, x86};
 use super::block::{Block, Source};
 use super::contract::{self, Order, Workspace};
+use super::halves::Halves;
 use super::turn;
 use super::values::{self, Evaluation, Foreseen, Lead, Level, Scope, mask};
 use super::{Code, Products};
@@ -50,6 +51,7 @@ pub(super) struct Emitter<'a> {
     pub(super) kernel: &'a Kernel,
     pub(super) levels: Vec<Level>,
     pub(super) foreseen: Foreseen,
+    pub(super) halves: Halves,
     pub(super) products: Products,
     /// Vectors in a row of a panel: 1 or 2.
     pub(super) tiles: usize,
@@ -129,11 +131,13 @@ impl<'a> Emitter<'a> {
             Some(contraction) => contract::order(kernel, sizes(contraction.depth)),
             None => (Order::Panel, SMALL_CHUNK),
         };
+        let levels = values::levels(kernel);
         Ok(Self {
             asm,
             program,
             kernel,
-            levels: values::levels(kernel),
+            halves: Halves::of(program, kernel, &levels),
+            levels,
             products,
             foreseen: values::foresee(kernel, kernel.columns.size(samples), tiles),
             tiles,
@@ -790,6 +794,10 @@ impl<'a> Emitter<'a> {
         across: &mut Vec<(Store, i32)>,
     ) -> Block {
         let mut work = Evaluation::behind(block, scope);
+        if self.in_halves(plan.stage) {
+            self.halves(&mut work, plan.stage, partials);
+            return work.block;
+        }
         let turned = self.turned(plan.stage);
         for vector in 0..self.tiles {
             // All loads of an element come before its stores.
@@ -824,6 +832,11 @@ impl<'a> Emitter<'a> {
         work.block
     }
 
+    /// Whether a stage is evaluated in 16 bits.
+    fn in_halves(&self, stage: &Stage) -> bool {
+        self.tiles == 2 && self.halves.cover(self.program, stage)
+    }
+
     /// Whether the elements that a store covers are neighbours, or there is only one.
     fn is_neighbours(&self, store: &Store) -> bool {
         let buffer = self.buffer(store.buffer);
@@ -839,7 +852,11 @@ impl<'a> Emitter<'a> {
         let mut leads = Leads::default();
         let partials = self.lead_frame(&mut leads, self.rooms.partials, stage.reduces.len() * VECTOR);
         for (number, reduce) in stage.reduces.iter().enumerate() {
-            let nothing = self.asm.word(nothing(reduce.op));
+            let nothing = match self.in_halves(stage) {
+                true => 0x8000_8000,
+                false => nothing(reduce.op),
+            };
+            let nothing = self.asm.word(nothing);
             let to = u8::try_from(number % 32).expect("there are 32 registers");
             self.asm.load(Width::Wide, Op::Splat, to, Memory { splat: false, ..nothing }, ALL);
         }
@@ -867,6 +884,9 @@ impl<'a> Emitter<'a> {
             for (number, reduce) in reduces.iter().enumerate() {
                 let from = partials.at(0, number * VECTOR);
                 emitter.asm.load(Width::Wide, Op::Move, 0, from, ALL);
+                if emitter.in_halves(plan.stage) {
+                    emitter.widen_halves(0, 1);
+                }
                 emitter.asm.combine_lanes(folding(reduce.op), 0, 1);
                 let to = leads.buffers[&(reduce.into, At::Row)].at(0, 0);
                 let dtype = emitter.buffer(reduce.into).dtype;

@@ -192,6 +192,8 @@ pub(super) struct Evaluation<'a> {
     pub(super) scope: &'a Scope<'a>,
     /// Values so far: by expression and vector of the panel.
     known: HashMap<(Handle<Expr>, usize), Source>,
+    /// Values so far that were evaluated in 16 bits, for all of the panel.
+    pub(super) halves: HashMap<Handle<Expr>, Source>,
 }
 
 impl<'a> Evaluation<'a> {
@@ -205,7 +207,7 @@ impl<'a> Evaluation<'a> {
 
     /// Goes on with a block in another scope.
     pub(super) fn behind(block: Block, scope: &'a Scope<'a>) -> Self {
-        Self { block, scope, known: HashMap::new() }
+        Self { block, scope, known: HashMap::new(), halves: HashMap::new() }
     }
 }
 
@@ -317,11 +319,17 @@ impl Emitter<'_> {
             }
             DType::I32 | DType::F32 => Op::Move,
         };
-        // The next panel but one begins the next line of a row, and rows lie too far apart for the hardware to foresee it.
-        if vector == 0 && matches!(buffer.class, BufferClass::Param { .. }) && at == At::Element {
-            to.block.prefetch(from.ahead(VECTOR));
+        if vector == 0 {
+            self.prefetch_row(to, handle, at, from);
         }
         to.block.load(op, from, mask(vector, scope.partial))
+    }
+
+    /// The next panel but one begins the next line of a row, and rows lie too far apart for the hardware to foresee it.
+    pub(super) fn prefetch_row(&self, to: &mut Evaluation<'_>, handle: Handle<Buffer>, at: At, from: Memory) {
+        if matches!(self.buffer(handle).class, BufferClass::Param { .. }) && at == At::Element {
+            to.block.prefetch(from.ahead(VECTOR));
+        }
     }
 
     /// A store of a vector of neighbouring elements.
