@@ -35,7 +35,7 @@ pub(super) struct Slots {
     table: i32,
     samples: i32,
     end: i32,
-    columns: i32,
+    pub(super) columns: i32,
     rows: i32,
     pub(super) chunk: i32,
     pub(super) chunk_end: i32,
@@ -576,6 +576,7 @@ impl<'a> Emitter<'a> {
         };
         if let (Some(panel), Some(contraction), true) = (panel, &self.kernel.contraction, plan.accumulates) {
             self.begin_chunk(contraction, panel);
+            self.begin_panels(contraction, panel);
         }
         x86!(self.asm; mov(qword_ptr(rsp + panel_slot), 0));
         let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
@@ -682,7 +683,12 @@ impl<'a> Emitter<'a> {
             scope.rows = Some((base, rows));
         }
         if let Some(panel) = sums {
-            scope.sums = Some(self.lead_frame(&mut leads, panel.sums, self.tiles * VECTOR));
+            let filled = panel.filled;
+            let lead = Lead { base: self.lead(&mut leads), step: self.tiles * VECTOR };
+            x86!(self.asm; mov(rax, qword_ptr(rsp + filled)));
+            self.set(lead.base, rax);
+            leads.steps.push(lead);
+            scope.sums = Some(lead);
         }
         let partials = (!plan.stage.reduces.is_empty())
             .then(|| self.lead_frame(&mut leads, self.rooms.partials, plan.stage.reduces.len() * VECTOR));

@@ -74,6 +74,8 @@ pub(super) fn order(kernel: &Kernel, [rows, columns, depth]: [usize; 3]) -> (Ord
         Some(chunk) if by_rows < by_columns && matches!(kernel.columns, Extent::Const(_)) => {
             (Order::Rows, chunk)
         }
+        // A tile of rows at a time, unless there is hardly anything to contract.
+        _ if ahead(columns) && depth > STEP => (Order::Columns, super::nest::SMALL_CHUNK / 2),
         _ if ahead(columns) => (Order::Columns, super::nest::SMALL_CHUNK),
         _ => (Order::Panel, whole),
     }
@@ -86,8 +88,13 @@ pub(super) struct Workspace {
     packed: i32,
     /// Bytes of 16 packed vectors.
     pitch: usize,
-    /// The accumulators, `[rows of a chunk][16 * tiles]`.
-    pub(super) sums: i32,
+    /// The accumulators, `[rows of a chunk][16 * tiles]`, once or twice.
+    sums: i32,
+    /// Where those of the panel at hand are, and where those of the next one go.
+    pub(super) filled: i32,
+    free: i32,
+    /// The first column of the panel that is contracted.
+    column: i32,
     /// The accumulators before they are turned, `[16 * tiles][rows of a chunk]`.
     across: i32,
     /// 16 packed vectors of which some do not exist.
@@ -146,7 +153,10 @@ impl Emitter<'_> {
             order,
             packed: asm.room(pitch * vectors / LANES),
             pitch,
-            sums: asm.room(chunk * tiles * VECTOR),
+            sums: asm.room(2 * chunk * tiles * VECTOR),
+            filled: asm.room(8),
+            free: asm.room(8),
+            column: asm.room(8),
             across: asm.room(if across { chunk * tiles * VECTOR } else { 0 }),
             spare: asm.room(LANES * VECTOR),
             starts: asm.room(chunk.max(LANES * tiles) * 4),
@@ -181,23 +191,69 @@ impl Emitter<'_> {
         }
     }
 
+    /// Before the first panel of a chunk.
+    ///
+    /// Where all columns are packed, a panel is contracted while the one before it is still being evaluated: tiles have
+    /// a unit of their own, and a core finds its work if it comes early enough.
+    pub(super) fn begin_panels(&mut self, contraction: &Contraction, work: &Workspace) {
+        let (sums, other) = (work.sums, work.sums + offset_of(self.sums_bytes()));
+        let (filled, free, column) = (work.filled, work.free, work.column);
+        x86!(self.asm;
+            lea(rax, ptr(rsp + other));
+            mov(qword_ptr(rsp + filled), rax);
+            lea(rax, ptr(rsp + sums));
+            mov(qword_ptr(rsp + free), rax);
+        );
+        if work.order == Order::Columns {
+            x86!(self.asm; mov(qword_ptr(rsp + column), 0));
+            self.contract_packed(contraction, work);
+        }
+    }
+
     /// The accumulators of the chunk and the panel at hand, which has so many columns if that is known.
     pub(super) fn contract(&mut self, contraction: &Contraction, work: &Workspace, columns: Option<usize>) {
+        let (filled, free) = (work.filled, work.free);
         match work.order {
             Order::Rows => {
                 let columns = columns.expect("rows are packed where columns are known");
                 self.contract_rows(contraction, work, columns);
             }
-            Order::Columns => {
-                // Panels of packed columns follow one another.
-                let (column, packed) = (self.slots.panel, work.packed);
-                x86!(self.asm; mov(rbp, qword_ptr(rsp + column)));
-                times(&mut self.asm, rbp, work.pitch / LANES);
-                x86!(self.asm; lea(rbp, ptr(rsp + rbp + packed)));
-                self.contract_columns(contraction, work, Start::Fresh, None);
-            }
             Order::Panel => self.contract_pieces(contraction, work),
+            Order::Columns => {}
         }
+        x86!(self.asm;
+            mov(rax, qword_ptr(rsp + free));
+            xchg(qword_ptr(rsp + filled), rax);
+            mov(qword_ptr(rsp + free), rax);
+        );
+        if work.order == Order::Columns && self.columns_of(contraction) > self.tiles * LANES {
+            let (column, all, width) = (work.column, self.slots.columns, offset_of(self.tiles * LANES));
+            let mut last = self.asm.label();
+            x86!(self.asm;
+                mov(rax, qword_ptr(rsp + column));
+                add(rax, width);
+                mov(qword_ptr(rsp + column), rax);
+                cmp(rax, qword_ptr(rsp + all));
+                jae(last);
+            );
+            self.contract_packed(contraction, work);
+            self.asm.place(&mut last);
+        }
+    }
+
+    /// The chunk's rows by a panel of columns that are all packed.
+    fn contract_packed(&mut self, contraction: &Contraction, work: &Workspace) {
+        // Panels follow one another.
+        let (column, packed) = (work.column, work.packed);
+        x86!(self.asm; mov(rbp, qword_ptr(rsp + column)));
+        times(&mut self.asm, rbp, work.pitch / LANES);
+        x86!(self.asm; lea(rbp, ptr(rsp + rbp + packed)));
+        self.contract_columns(contraction, work, Start::Fresh, None);
+    }
+
+    /// Bytes of a panel's accumulators.
+    fn sums_bytes(&self) -> usize {
+        self.chunk.next_multiple_of(LANES) * self.tiles * VECTOR
     }
 
     fn contract_pieces(&mut self, contraction: &Contraction, work: &Workspace) {
@@ -230,11 +286,11 @@ impl Emitter<'_> {
         start: Start,
         from: Option<AsmRegister64>,
     ) {
-        let (pitch, sums) = (self.chunk_rows(contraction), work.sums);
+        let (pitch, sums) = (self.chunk_rows(contraction), work.free);
         if let Some(from) = from {
             x86!(self.asm; add(rsi, from));
         }
-        x86!(self.asm; lea(rdi, ptr(rsp + sums)));
+        x86!(self.asm; mov(rdi, qword_ptr(rsp + sums)));
         self.piece(r13, work, from);
         let (width, unsigned) = (self.tiles, self.unsigned(contraction, work));
         let product = Product { pitch, width, results: width * VECTOR, start, unsigned };

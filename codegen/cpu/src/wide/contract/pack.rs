@@ -199,12 +199,12 @@ impl Emitter<'_> {
 
     /// Turns the results of the chunk's rows and a panel's columns, which lie across, so many bytes a column.
     pub(super) fn turn_results(&mut self, work: &Workspace, pitch: usize, columns: usize) {
-        let (across, sums, row) = (work.across, work.sums, self.tiles * VECTOR);
+        let (across, sums, row) = (work.across, work.free, self.tiles * VECTOR);
         let (first, end) = (self.slots.chunk, self.slots.chunk_end);
         let mut again = self.asm.label();
         x86!(self.asm;
             lea(rsi, ptr(rsp + across));
-            lea(rdi, ptr(rsp + sums));
+            mov(rdi, qword_ptr(rsp + sums));
             mov(rbx, qword_ptr(rsp + end));
             sub(rbx, qword_ptr(rsp + first));
         );
