@@ -95,6 +95,8 @@ pub(super) struct Workspace {
     free: i32,
     /// The first column of the panel that is contracted.
     column: i32,
+    /// What is asked for ahead.
+    coming: i32,
     /// The accumulators before they are turned, `[16 * tiles][rows of a chunk]`.
     across: i32,
     /// 16 packed vectors of which some do not exist.
@@ -126,6 +128,8 @@ struct Product {
     start: Start,
     /// Which of the factors is not negative.
     unsigned: Unsigned,
+    /// Cache lines behind `rax` that are asked for in each step of the depth.
+    ahead: usize,
 }
 
 /// Which factor instructions may take as unsigned.
@@ -157,6 +161,7 @@ impl Emitter<'_> {
             filled: asm.room(8),
             free: asm.room(8),
             column: asm.room(8),
+            coming: asm.room(8),
             across: asm.room(if across { chunk * tiles * VECTOR } else { 0 }),
             spare: asm.room(LANES * VECTOR),
             starts: asm.room(chunk.max(LANES * tiles) * 4),
@@ -293,7 +298,7 @@ impl Emitter<'_> {
         x86!(self.asm; mov(rdi, qword_ptr(rsp + sums)));
         self.piece(r13, work, from);
         let (width, unsigned) = (self.tiles, self.unsigned(contraction, work));
-        let product = Product { pitch, width, results: width * VECTOR, start, unsigned };
+        let product = Product { pitch, width, results: width * VECTOR, start, unsigned, ahead: 0 };
         self.multiply(work, product);
     }
 
@@ -306,6 +311,14 @@ impl Emitter<'_> {
             self.panel_columns(contraction, columns);
             self.starts(work, pitch);
         }
+        // The next panel's columns lie behind this one's, and come from further away than the second-level cache.
+        const MOST: usize = 8;
+        let steps = (work.pitch / BLOCK) * (self.chunk / (2 * LANES)).max(1);
+        let last = columns < self.tiles * LANES || self.products == Products::Vectors;
+        let ahead = if last { 0 } else { (columns * pitch).div_ceil(steps * VECTOR).min(MOST) };
+        let coming = work.coming;
+        self.panel_columns(contraction, columns);
+        x86!(self.asm; lea(rax, ptr(rsi + offset_of(columns * pitch))); mov(qword_ptr(rsp + coming), rax));
         // r12: rows left; r14: where their results go.
         let (packed, across) = (work.packed, work.across);
         let (first, end) = (self.slots.chunk, self.slots.chunk_end);
@@ -327,7 +340,9 @@ impl Emitter<'_> {
             self.panel_columns(contraction, columns);
             x86!(self.asm; mov(rdi, r14));
             self.piece(r13, work, None);
-            self.multiply(work, Product { pitch, width, results, start: Start::Fresh, unsigned });
+            x86!(self.asm; mov(rax, qword_ptr(rsp + coming)));
+            self.multiply(work, Product { pitch, width, results, start: Start::Fresh, unsigned, ahead });
+            x86!(self.asm; mov(qword_ptr(rsp + coming), rax));
             if width == 2 {
                 x86!(self.asm;
                     add(rbp, offset_of(2 * work.pitch));

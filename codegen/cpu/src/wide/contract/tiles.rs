@@ -81,7 +81,7 @@ impl Emitter<'_> {
 
     /// One or two tiles of streamed vectors by those that are packed.
     fn tile_group(&mut self, work: &Workspace, product: Product, height: usize) {
-        let Product { pitch, width, results, start, .. } = product;
+        let Product { pitch, width, results, start, ahead, .. } = product;
         let sums = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
         let place = |row: usize, column: usize| offset_of(row * TILE * results + column * VECTOR);
         for (row, column) in sums.clone() {
@@ -103,6 +103,12 @@ impl Emitter<'_> {
         }
         for (row, column) in sums.clone() {
             x86!(self.asm; tdpbssd(SUMS[row][column], STREAMED[row], PACKED[column]));
+        }
+        for line in 0..ahead {
+            x86!(self.asm; prefetcht1(byte_ptr(rax + offset_of(line * VECTOR))));
+        }
+        if ahead > 0 {
+            x86!(self.asm; add(rax, offset_of(ahead * VECTOR)));
         }
         x86!(self.asm; add(rdx, offset_of(BLOCK)); add(r11, offset_of(STEP)); dec(rcx); jnz(again));
         for (row, column) in sums {

@@ -40,7 +40,7 @@ impl Emitter<'_> {
 
     /// Some streamed vectors by those that are packed.
     fn vector_group(&mut self, work: &Workspace, product: Product, count: usize) {
-        let Product { pitch, width, results, start, unsigned } = product;
+        let Product { pitch, width, results, start, unsigned, .. } = product;
         let sum = |row: usize, column: usize| vector(row * width + column);
         let packed = |column: usize| PACKED + vector(column);
         let place = |row: usize, column: usize| Memory::at(rdi, row * results + column * VECTOR);
