@@ -1,24 +1,29 @@
 //! The loops of a kernel: chunks of rows, stages, panels of columns, rows.
 
+mod across;
+mod reduce;
+mod rows;
+
 use std::collections::HashMap;
 
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, Expr, Extent, Fold, Kernel, Over, Program, Stage, Store};
+use ffc_ir::kernel::{At, Buffer, Expr, Extent, Kernel, Over, Program, Stage, Store};
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
-    AsmRegister64, dword_ptr, eax, ecx, edx, k1, k2, k5, ptr, qword_ptr, r8, r9, r10, r12, r12d, r15, rax,
-    rbx, rcx, rdi, rdx, rsi, rsp,
+    AsmRegister64, dword_ptr, ecx, k1, k2, ptr, qword_ptr, r15, rax, rcx, rdi, rdx, rsi, rsp,
 };
 
-use super::asm::{ADDRESSES, ALL, Asm, Base, LANES, Mask, Memory, Op, VECTOR, Width, offset_of, times, x86};
+use super::asm::{ALL, Asm, Base, LANES, Memory, Op, VECTOR, Width, offset_of, times, x86};
 use super::block::{Block, Source};
 use super::contract::{self, Order, Workspace};
 use super::halves::Halves;
 use super::turn;
 use super::values::{self, Evaluation, Foreseen, Lead, Level, Scope, mask};
 use super::{Code, Products};
-use crate::layout::{PADDING, column_pitch, row_bytes, vector_pitch};
+use crate::layout::{column_pitch, row_bytes};
 use crate::plan::{self, Plan};
+use reduce::folding;
+use rows::{Leads, Listed, TOGETHER};
 
 /// Most rows of a chunk: what a stage leaves in the frame and in the cache is used again before the next chunk.
 pub(super) const CHUNK: usize = 128;
@@ -27,8 +32,12 @@ pub(super) const CHUNK: usize = 128;
 /// the next, which has the other half of its lines.
 pub(super) const SMALL_CHUNK: usize = 64;
 
-/// Rows whose expressions make one block where nothing speaks against it: the chain of one row fills the gaps of the other.
-const TOGETHER: usize = 2;
+/// What the rows of a panel leave in the frame.
+struct Results {
+    partials: Option<Lead>,
+    /// One for each store of bytes across.
+    turning: Vec<Lead>,
+}
 
 /// Numbers of the call, in the frame.
 pub(super) struct Slots {
@@ -75,27 +84,6 @@ struct Rooms {
     turned: i32,
     gathered: i32,
     listed: Listed,
-}
-
-/// The rows of the chunk that a stage with a gate does not leave out, by number.
-#[derive(Clone, Copy, Default)]
-struct Listed {
-    first: i32,
-    /// The address behind the last one.
-    end: i32,
-    /// The address of the next one.
-    next: i32,
-}
-
-/// What a loop over rows leads along: addresses that move from row to row.
-#[derive(Default)]
-struct Leads {
-    buffers: HashMap<(Handle<Buffer>, At), Lead>,
-    /// Those that move by the same distance from row to row.
-    steps: Vec<Lead>,
-    /// Addresses that follow the sample of a row: the lead, the start, rows per sample, bytes per sample.
-    samples: Vec<(Base, i32, usize, usize)>,
-    taken: usize,
 }
 
 impl<'a> Emitter<'a> {
@@ -348,186 +336,6 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    // Addresses.
-
-    /// Room for an address that a loop moves.
-    fn lead(&mut self, leads: &mut Leads) -> Base {
-        leads.taken += 1;
-        match ADDRESSES.get(leads.taken - 1) {
-            Some(&register) => Base::Register(register),
-            None => Base::Slot(self.asm.room(8)),
-        }
-    }
-
-    fn set(&mut self, base: Base, from: AsmRegister64) {
-        match base {
-            Base::Register(register) => x86!(self.asm; mov(register, from)),
-            Base::Slot(slot) => x86!(self.asm; mov(qword_ptr(rsp + slot), from)),
-        }
-    }
-
-    fn get(&mut self, to: AsmRegister64, base: Base) {
-        match base {
-            Base::Register(register) => x86!(self.asm; mov(to, register)),
-            Base::Slot(slot) => x86!(self.asm; mov(to, qword_ptr(rsp + slot))),
-        }
-    }
-
-    /// Leads into the frame, so many bytes a row.
-    fn lead_frame(&mut self, leads: &mut Leads, room: i32, step: usize) -> Lead {
-        let lead = Lead { base: self.lead(leads), step };
-        x86!(self.asm; lea(rax, ptr(rsp + room)));
-        self.set(lead.base, rax);
-        leads.steps.push(lead);
-        lead
-    }
-
-    /// Leads to the elements of the chunk's first row in these places, and of the panel's first column.
-    fn leads(&mut self, places: &[(Handle<Buffer>, At)], columns: bool) -> Leads {
-        let mut leads = Leads::default();
-        self.lead_buffers(&mut leads, places, columns);
-        leads
-    }
-
-    fn lead_buffers(&mut self, leads: &mut Leads, places: &[(Handle<Buffer>, At)], columns: bool) {
-        for &(handle, at) in places {
-            if leads.buffers.contains_key(&(handle, at)) {
-                continue;
-            }
-            let buffer = self.buffer(handle);
-            let (step, per) = match at {
-                At::Element | At::Sample(1) => (row_bytes(buffer), 1),
-                At::Sample(per) => (row_bytes(buffer), per),
-                At::Row | At::RowSample(1) => (vector_pitch(buffer), 1),
-                At::RowSample(per) => (vector_pitch(buffer), per),
-                At::Transposed => (buffer.dtype.bytes(), 1),
-                At::Column | At::Scalar => (0, 1),
-            };
-            let base = self.lead(leads);
-            self.pointer(rax, handle);
-            let pitch = column_pitch(buffer, at);
-            let (chunk, panel) = (self.slots.chunk, self.slots.panel);
-            if columns && pitch > 0 {
-                x86!(self.asm; mov(rdx, qword_ptr(rsp + panel)));
-                times(&mut self.asm, rdx, pitch);
-                x86!(self.asm; add(rax, rdx));
-            }
-            if per > 1 {
-                let start = self.asm.room(8);
-                x86!(self.asm; mov(qword_ptr(rsp + start), rax));
-                leads.samples.push((base, start, per, step));
-            } else if step > 0 {
-                x86!(self.asm; mov(rdx, qword_ptr(rsp + chunk)));
-                times(&mut self.asm, rdx, step);
-                x86!(self.asm; add(rax, rdx));
-                leads.steps.push(Lead { base, step });
-            }
-            self.set(base, rax);
-            leads.buffers.insert((handle, at), Lead { base, step });
-        }
-    }
-
-    /// The loop over the chunk's rows: `r12` is the row's number. The body may jump to the label to leave a row out.
-    fn rows(&mut self, leads: &Leads, body: impl FnOnce(&mut Self, &mut iced_x86::code_asm::CodeLabel)) {
-        let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
-        let (mut again, mut next) = (self.asm.label(), self.asm.label());
-        x86!(self.asm; mov(r12, qword_ptr(rsp + chunk)));
-        self.asm.place(&mut again);
-        self.follow_samples(leads);
-        body(self, &mut next);
-        self.asm.place(&mut next);
-        self.advance(leads, 1);
-        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(again));
-    }
-
-    /// The loop over the rows of the chunk that the stage covers.
-    fn rows_of(&mut self, stage: &Stage, leads: &Leads, body: impl FnOnce(&mut Self)) {
-        if stage.when.is_none() {
-            return self.rows(leads, |emitter, _| body(emitter));
-        }
-        // Where each lead would lead to in row 0.
-        let chunk = self.slots.chunk;
-        let mut starts = Vec::new();
-        for &Lead { base, step } in &leads.steps {
-            let start = self.asm.room(8);
-            self.get(rax, base);
-            x86!(self.asm; mov(rdx, qword_ptr(rsp + chunk)));
-            times(&mut self.asm, rdx, step);
-            x86!(self.asm; sub(rax, rdx); mov(qword_ptr(rsp + start), rax));
-            starts.push(start);
-        }
-        let Listed { first, end, next } = self.rooms.listed;
-        let [mut again, mut done] = [0; 2].map(|_| self.asm.label());
-        x86!(self.asm; lea(rax, ptr(rsp + first)); mov(qword_ptr(rsp + next), rax));
-        self.asm.place(&mut again);
-        x86!(self.asm;
-            mov(rax, qword_ptr(rsp + next));
-            cmp(rax, qword_ptr(rsp + end));
-            jae(done);
-            mov(r12d, dword_ptr(rax));
-            add(qword_ptr(rsp + next), 4);
-        );
-        for (&Lead { base, step }, start) in leads.steps.iter().zip(starts) {
-            x86!(self.asm; mov(rax, r12));
-            times(&mut self.asm, rax, step);
-            x86!(self.asm; add(rax, qword_ptr(rsp + start)));
-            self.set(base, rax);
-        }
-        self.follow_samples(leads);
-        body(self);
-        x86!(self.asm; jmp(again));
-        self.asm.place(&mut done);
-    }
-
-    /// Sets the leads that follow the sample of the row.
-    fn follow_samples(&mut self, leads: &Leads) {
-        for &(base, start, per, step) in &leads.samples {
-            let divisor = u32::try_from(per).expect("samples have few rows");
-            x86!(self.asm; mov(eax, r12d); xor(edx, edx); mov(ecx, divisor); div(ecx));
-            times(&mut self.asm, rax, step);
-            x86!(self.asm; add(rax, qword_ptr(rsp + start)));
-            self.set(base, rax);
-        }
-    }
-
-    /// The loop over the chunk's rows by [`TOGETHER`], and by one where fewer are left. Leads do not follow samples.
-    fn rows_together(&mut self, leads: &Leads, mut together: Block, mut single: Block) {
-        let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
-        let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
-        let ahead = offset_of(TOGETHER);
-        x86!(self.asm; mov(r12, qword_ptr(rsp + chunk)));
-        let still = self.stillness();
-        together.settle(&mut self.asm, &still);
-        self.asm.place(&mut again);
-        x86!(self.asm; lea(rax, ptr(r12 + ahead)); cmp(rax, qword_ptr(rsp + end)); ja(rest));
-        together.write(&mut self.asm);
-        self.advance(leads, TOGETHER);
-        x86!(self.asm; jmp(again));
-        self.asm.place(&mut rest);
-        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jae(done));
-        single.settle(&mut self.asm, &still);
-        let mut last = self.asm.label();
-        self.asm.place(&mut last);
-        single.write(&mut self.asm);
-        self.advance(leads, 1);
-        x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(last));
-        self.asm.place(&mut done);
-    }
-
-    /// Moves on by so many rows.
-    fn advance(&mut self, leads: &Leads, rows: usize) {
-        for &Lead { base, step } in &leads.steps {
-            let distance = offset_of(rows * step);
-            match base {
-                Base::Register(register) => x86!(self.asm; add(register, distance)),
-                Base::Slot(slot) => x86!(self.asm; add(qword_ptr(rsp + slot), distance)),
-            }
-        }
-        x86!(self.asm; add(r12, offset_of(rows)));
-    }
-
-    // Stages.
-
     /// A stage that stores once a row.
     fn rows_stage(&mut self, plan: &Plan<'_>) {
         let roots: Vec<_> = plan::roots(plan.stage).chain(plan.stage.when).collect();
@@ -606,30 +414,6 @@ impl<'a> Emitter<'a> {
         self.asm.place(&mut nothing);
     }
 
-    /// Lists the rows for which a stage runs.
-    fn list_rows(&mut self, when: Handle<Expr>, rows: &[Handle<Expr>]) {
-        let Listed { first, end, .. } = self.rooms.listed;
-        x86!(self.asm; lea(rax, ptr(rsp + first)); mov(qword_ptr(rsp + end), rax));
-        let mut leads = Leads::default();
-        let mut scope = self.scope(Level::Element, &leads);
-        if !rows.is_empty() {
-            scope.rows = Some((self.lead_frame(&mut leads, self.rooms.rows, 4 * rows.len()), rows));
-        }
-        self.rows(&leads, |emitter, next| {
-            // Gates change with the row at most, so this is a value in memory.
-            let source = emitter.value(&mut Evaluation::new(&scope), when, 0);
-            let Source::Memory(gate) = source else { unreachable!("gates do not depend on columns") };
-            emitter.asm.load_one(DType::I32, gate);
-            x86!(emitter.asm;
-                test(eax, eax);
-                je(*next);
-                mov(rax, qword_ptr(rsp + end));
-                mov(dword_ptr(rax), r12d);
-                add(qword_ptr(rsp + end), 4);
-            );
-        });
-    }
-
     /// Computes what elements need once a row, for the chunk's rows.
     fn keep_rows(&mut self, kept: &[Handle<Expr>]) {
         if kept.is_empty() {
@@ -675,75 +459,84 @@ impl<'a> Emitter<'a> {
             };
             self.contract(contraction, panel, columns);
         }
-        let roots: Vec<_> = plan::roots(plan.stage).collect();
         let mut leads = Leads::default();
         let mut scope = self.scope(Level::Element, &leads);
+        scope.partial = partial;
+        scope.columns = Some((self.rooms.columns, &columns));
+        scope.stored = plan.stage.stores.iter().map(|store| store.buffer).collect();
         if !rows.is_empty() {
-            let base = self.lead_frame(&mut leads, self.rooms.rows, 4 * rows.len());
-            scope.rows = Some((base, rows));
+            scope.rows = Some((self.lead_frame(&mut leads, self.rooms.rows, 4 * rows.len()), rows));
         }
-        if let Some(panel) = sums {
-            let filled = panel.filled;
-            let lead = Lead { base: self.lead(&mut leads), step: self.tiles * VECTOR };
-            x86!(self.asm; mov(rax, qword_ptr(rsp + filled)));
-            self.set(lead.base, rax);
-            leads.steps.push(lead);
-            scope.sums = Some(lead);
-        }
-        let partials = (!plan.stage.reduces.is_empty())
-            .then(|| self.lead_frame(&mut leads, self.rooms.partials, plan.stage.reduces.len() * VECTOR));
-        let turned = self.turned(plan.stage);
-        let turning: Vec<Lead> = (0..turned.len())
-            .map(|number| {
-                let room = self.rooms.turned + offset_of(number * self.turned_rows() * self.width());
-                let width = self.width();
-                self.lead_frame(&mut leads, room, width)
-            })
-            .collect();
+        scope.sums = sums.map(|panel| self.lead_sums(&mut leads, panel));
+        let frame = self.lead_results(&mut leads, plan.stage);
+        let roots: Vec<_> = plan::roots(plan.stage).collect();
         let mut places = self.loads(&roots, Level::Element);
+        let turned = self.turned(plan.stage);
         let stores = plan.stage.stores.iter().filter(|store| !turned.contains(store));
         places.extend(stores.map(|store| (store.buffer, store.at)));
         self.lead_buffers(&mut leads, &places, true);
         scope.leads = leads.buffers.clone();
-        scope.partial = partial;
-        scope.columns = Some((self.rooms.columns, &columns));
-        scope.stored = plan.stage.stores.iter().map(|store| store.buffer).collect();
         let gathers = self.gathered(plan, Level::Element);
         for (number, &place) in gathers.iter().enumerate() {
             let room = self.rooms.gathered + offset_of(number * self.tiles * VECTOR);
             scope.gathered.insert(place, room);
         }
-        let scattered = self.rooms.gathered + offset_of(gathers.len() * self.tiles * VECTOR);
+        self.panel_rows(plan, scope, &leads, &frame);
+        for (number, store) in turned.iter().enumerate() {
+            let room = self.turned_room(number);
+            self.turn(store, room, partial);
+        }
+    }
+
+    /// Leads to the accumulators of the panel at hand.
+    fn lead_sums(&mut self, leads: &mut Leads, panel: &Workspace) -> Lead {
+        let lead = Lead { base: self.lead(leads), step: self.tiles * VECTOR };
+        let filled = panel.filled;
+        x86!(self.asm; mov(rax, qword_ptr(rsp + filled)));
+        self.set(lead.base, rax);
+        leads.steps.push(lead);
+        lead
+    }
+
+    /// Leads to what a stage leaves in the frame.
+    fn lead_results(&mut self, leads: &mut Leads, stage: &Stage) -> Results {
+        let partials = (!stage.reduces.is_empty())
+            .then(|| self.lead_frame(leads, self.rooms.partials, stage.reduces.len() * VECTOR));
+        let (turned, width) = (self.turned(stage).len(), self.width());
+        let turning = (0..turned).map(|number| self.lead_frame(leads, self.turned_room(number), width));
+        Results { partials, turning: turning.collect() }
+    }
+
+    /// Where rows lie until they are turned, for this store of those that are.
+    fn turned_room(&self, number: usize) -> i32 {
+        self.rooms.turned + offset_of(number * self.turned_rows() * self.width())
+    }
+
+    /// The loop over the rows of the panel.
+    fn panel_rows(&mut self, plan: &Plan<'_>, mut scope: Scope<'_>, leads: &Leads, results: &Results) {
         let mut across = Vec::new();
-        let mut block = Block::new(Width::Wide);
-        block = self.elements(block, plan, &scope, partials, &turning, scattered, &mut across);
-        let one_by_one = plan.stage.when.is_some()
-            || !(gathers.is_empty() && across.is_empty() && leads.samples.is_empty());
-        if one_by_one {
-            let still = self.stillness();
-            block.settle(&mut self.asm, still);
-            self.rows_of(plan.stage, &leads, |emitter| {
-                for &(handle, at) in &gathers {
-                    let (lead, room) = (scope.leads[&(handle, at)], scope.gathered[&(handle, at)]);
-                    emitter.gather(handle, at, lead, room, partial);
-                }
-                block.write(&mut emitter.asm);
-                for (store, room) in across {
-                    emitter.scatter(&store, scope.leads[&(store.buffer, store.at)], room, partial);
-                }
-            });
-        } else {
+        let mut block = self.elements(Block::new(Width::Wide), plan, &scope, results, &mut across);
+        let mut gathers: Vec<_> = scope.gathered.iter().map(|(&place, &room)| (place, room)).collect();
+        gathers.sort_by_key(|&(_, room)| room);
+        if plan.stage.when.is_none() && gathers.is_empty() && across.is_empty() && leads.samples.is_empty() {
             let mut together = Block::new(Width::Wide);
             for row in 0..TOGETHER {
                 scope.row = row;
-                together = self.elements(together, plan, &scope, partials, &turning, scattered, &mut across);
+                together = self.elements(together, plan, &scope, results, &mut across);
             }
-            self.rows_together(&leads, together, block);
+            return self.rows_together(leads, together, block);
         }
-        for (number, store) in turned.iter().enumerate() {
-            let room = self.rooms.turned + offset_of(number * self.turned_rows() * self.width());
-            self.turn(store, room, partial);
-        }
+        let still = self.stillness();
+        block.settle(&mut self.asm, still);
+        self.rows_of(plan.stage, leads, |emitter| {
+            for ((handle, at), room) in gathers {
+                emitter.gather(handle, at, scope.leads[&(handle, at)], room, scope.partial);
+            }
+            block.write(&mut emitter.asm);
+            for (store, room) in across {
+                emitter.scatter(&store, scope.leads[&(store.buffer, store.at)], room, scope.partial);
+            }
+        });
     }
 
     /// What stays as it is in the loop over rows: constants, and the frame's values of the call and of the panel.
@@ -794,14 +587,13 @@ impl<'a> Emitter<'a> {
         block: Block,
         plan: &Plan<'_>,
         scope: &Scope<'_>,
-        partials: Option<Lead>,
-        turning: &[Lead],
-        scattered: i32,
+        results: &Results,
         across: &mut Vec<(Store, i32)>,
     ) -> Block {
+        let Results { partials, turning } = results;
         let mut work = Evaluation::behind(block, scope);
         if self.in_halves(plan.stage) {
-            self.halves(&mut work, plan.stage, partials);
+            self.halves(&mut work, plan.stage, *partials);
             return work.block;
         }
         let turned = self.turned(plan.stage);
@@ -816,7 +608,8 @@ impl<'a> Emitter<'a> {
                 } else if self.is_neighbours(store) {
                     self.store(&mut work, store, value, vector);
                 } else {
-                    let room = scattered + offset_of(number * self.tiles * VECTOR);
+                    let number = scope.gathered.len() + number;
+                    let room = self.rooms.gathered + offset_of(number * self.tiles * VECTOR);
                     work.block.store(Op::Store32, Memory::frame(room).ahead(vector * VECTOR), value, ALL);
                     if vector == 0 {
                         across.push((*store, room));
@@ -847,198 +640,5 @@ impl<'a> Emitter<'a> {
     fn is_neighbours(&self, store: &Store) -> bool {
         let buffer = self.buffer(store.buffer);
         [0, buffer.dtype.bytes()].contains(&column_pitch(buffer, store.at))
-    }
-
-    // Reductions.
-
-    fn begin_reduces(&mut self, stage: &Stage) {
-        if stage.reduces.is_empty() {
-            return;
-        }
-        let mut leads = Leads::default();
-        let partials = self.lead_frame(&mut leads, self.rooms.partials, stage.reduces.len() * VECTOR);
-        for (number, reduce) in stage.reduces.iter().enumerate() {
-            let nothing = match self.in_halves(stage) {
-                true => 0x8000_8000,
-                false => nothing(reduce.op),
-            };
-            let nothing = self.asm.word(nothing);
-            let to = u8::try_from(number % 32).expect("there are 32 registers");
-            self.asm.load(Width::Wide, Op::Splat, to, Memory { splat: false, ..nothing }, ALL);
-        }
-        let count = stage.reduces.len();
-        assert!(count <= 32, "stages reduce few values");
-        self.rows(&leads, |emitter, _| {
-            for number in 0..count {
-                let to = partials.at(0, number * VECTOR);
-                let value = u8::try_from(number).expect("there are 32 registers");
-                emitter.asm.store(Width::Wide, Op::Store32, to, value, ALL);
-            }
-        });
-    }
-
-    fn end_reduces(&mut self, plan: &Plan<'_>) {
-        let reduces = &plan.stage.reduces;
-        if reduces.is_empty() {
-            return;
-        }
-        let mut leads = Leads::default();
-        let partials = self.lead_frame(&mut leads, self.rooms.partials, reduces.len() * VECTOR);
-        let places: Vec<_> = reduces.iter().map(|reduce| (reduce.into, At::Row)).collect();
-        self.lead_buffers(&mut leads, &places, false);
-        self.rows_of(plan.stage, &leads, |emitter| {
-            for (number, reduce) in reduces.iter().enumerate() {
-                let from = partials.at(0, number * VECTOR);
-                emitter.asm.load(Width::Wide, Op::Move, 0, from, ALL);
-                if emitter.in_halves(plan.stage) {
-                    emitter.widen_halves(0, 1);
-                }
-                emitter.asm.combine_lanes(folding(reduce.op), 0, 1);
-                let to = leads.buffers[&(reduce.into, At::Row)].at(0, 0);
-                let dtype = emitter.buffer(reduce.into).dtype;
-                emitter.asm.store_register(dtype, to);
-            }
-        });
-    }
-
-    // Elements that are not neighbours.
-
-    /// Runs the body for the lanes of each vector of the panel: `rdx` is the lane.
-    fn lanes(&mut self, vector: usize, partial: bool, body: impl FnOnce(&mut Self)) {
-        let (mut again, mut done) = (self.asm.label(), self.asm.label());
-        let (count, lanes) = (self.slots.counts[vector], offset_of(LANES));
-        x86!(self.asm; xor(edx, edx));
-        if partial {
-            x86!(self.asm; cmp(qword_ptr(rsp + count), 0); je(done));
-        }
-        self.asm.place(&mut again);
-        body(self);
-        x86!(self.asm; inc(rdx));
-        match partial {
-            true => x86!(self.asm; cmp(rdx, qword_ptr(rsp + count))),
-            false => x86!(self.asm; cmp(rdx, lanes)),
-        }
-        x86!(self.asm; jb(again));
-        self.asm.place(&mut done);
-    }
-
-    /// `to` is the address of a vector's first element.
-    fn element(&mut self, to: AsmRegister64, lead: Lead, vector: usize, pitch: usize) {
-        self.get(to, lead.base);
-        let ahead = offset_of(vector * LANES * pitch);
-        if ahead > 0 {
-            x86!(self.asm; add(to, ahead));
-        }
-    }
-
-    fn gather(&mut self, handle: Handle<Buffer>, at: At, lead: Lead, room: i32, partial: bool) {
-        let buffer = self.buffer(handle);
-        let pitch = column_pitch(buffer, at);
-        for vector in 0..self.tiles {
-            self.element(rcx, lead, vector, pitch);
-            let to = room + offset_of(vector * VECTOR);
-            self.lanes(vector, partial, |emitter| {
-                emitter.asm.load_one(buffer.dtype, Memory::at(rcx, 0));
-                x86!(emitter.asm; mov(dword_ptr(rsp + rdx * 4 + to), eax); add(rcx, offset_of(pitch)));
-            });
-        }
-    }
-
-    fn scatter(&mut self, store: &Store, lead: Lead, room: i32, partial: bool) {
-        let buffer = self.buffer(store.buffer);
-        let pitch = column_pitch(buffer, store.at);
-        for vector in 0..self.tiles {
-            self.element(rax, lead, vector, pitch);
-            let from = room + offset_of(vector * VECTOR);
-            self.lanes(vector, partial, |emitter| {
-                x86!(emitter.asm; mov(ecx, dword_ptr(rsp + rdx * 4 + from)));
-                emitter.asm.store_register(buffer.dtype, Memory::at(rax, 0));
-                x86!(emitter.asm; add(rax, offset_of(pitch)));
-            });
-        }
-    }
-
-    /// Stores across what the chunk's rows have left in the frame.
-    fn turn(&mut self, store: &Store, room: i32, partial: bool) {
-        let (pitch, width) = (row_bytes(self.buffer(store.buffer)), self.width());
-        let Slots { chunk, chunk_end, rows, panel, counts, .. } = self.slots;
-        // rsi: rows in the frame; rdi: where their first column goes; rbx: rows left; r8: rows left, rounded up to the
-        // padding where the domain ends here.
-        self.pointer(rdi, store.buffer);
-        x86!(self.asm; mov(rax, qword_ptr(rsp + panel)));
-        times(&mut self.asm, rax, pitch);
-        let [mut inside, mut zeros, mut filled] = [0; 3].map(|_| self.asm.label());
-        let padding = offset_of(PADDING);
-        x86!(self.asm;
-            add(rdi, rax);
-            add(rdi, qword_ptr(rsp + chunk));
-            lea(rsi, ptr(rsp + room));
-            mov(rbx, qword_ptr(rsp + chunk_end));
-            mov(r8, rbx);
-            cmp(rbx, qword_ptr(rsp + rows));
-            jne(inside);
-            add(r8, padding - 1);
-            and(r8, -padding);
-        );
-        self.asm.place(&mut inside);
-        x86!(self.asm; sub(rbx, qword_ptr(rsp + chunk)); sub(r8, qword_ptr(rsp + chunk)));
-        // Rows of zeros up to there.
-        self.asm.zero(0);
-        x86!(self.asm; mov(r9, rbx));
-        times(&mut self.asm, r9, width);
-        x86!(self.asm; add(r9, rsi); mov(r10, rbx));
-        self.asm.place(&mut zeros);
-        x86!(self.asm; cmp(r10, r8); jae(filled));
-        for part in 0..self.tiles {
-            self.asm.store(Width::Narrow, Op::Store32, Memory::at(r9, LANES * part), 0, ALL);
-        }
-        x86!(self.asm; add(r9, offset_of(width)); inc(r10); jmp(zeros));
-        self.asm.place(&mut filled);
-        let (mut again, mut done) = (self.asm.label(), self.asm.label());
-        self.asm.place(&mut again);
-        x86!(self.asm; mov(rax, -1i64); mov(rcx, r8); cmp(rcx, offset_of(turn::ROWS)));
-        let mut whole = self.asm.label();
-        x86!(self.asm; jae(whole); bzhi(rax, rax, rcx));
-        self.asm.place(&mut whole);
-        x86!(self.asm; kmovq(k5, rax));
-        for (vector, count) in counts.into_iter().enumerate().take(self.tiles) {
-            let columns = turn::turn(&mut self.asm, rsi, vector * LANES, width);
-            let mut end = self.asm.label();
-            x86!(self.asm; lea(rax, ptr(rdi + offset_of(vector * LANES * pitch))));
-            for (number, column) in columns.into_iter().enumerate() {
-                if partial {
-                    x86!(self.asm; cmp(qword_ptr(rsp + count), offset_of(number)); jbe(end));
-                }
-                turn::store(&mut self.asm, Memory::at(rax, 0).ahead(number * pitch), column, Mask(5));
-            }
-            self.asm.place(&mut end);
-        }
-        x86!(self.asm;
-            add(rsi, offset_of(turn::ROWS * width));
-            add(rdi, offset_of(turn::ROWS));
-            sub(r8, offset_of(turn::ROWS));
-            jbe(done);
-            jmp(again);
-        );
-        self.asm.place(&mut done);
-    }
-}
-
-/// How partial results combine.
-fn folding(op: Fold) -> Op {
-    match op {
-        Fold::SumI32 => Op::IAdd,
-        Fold::SumF32 => Op::FAdd,
-        Fold::MaxF32 => Op::FMax,
-        Fold::MaxI32 => Op::IMax,
-    }
-}
-
-/// The bits of what changes nothing.
-fn nothing(op: Fold) -> u32 {
-    match op {
-        Fold::SumI32 | Fold::SumF32 => 0,
-        Fold::MaxF32 => f32::NEG_INFINITY.to_bits(),
-        Fold::MaxI32 => i32::MIN.cast_unsigned(),
     }
 }
