@@ -81,6 +81,13 @@ fn shapes() {
         [1, 101, 65],
         [6, 8, 784],
         [50, 10, 100],
+        // Rows are packed: whole and partial groups of them, several chunks, and more depth than fits for many rows.
+        [33, 300, 130],
+        [150, 90, 33],
+        [17, 97, 3000],
+        [20, 40, 9000],
+        // All columns are packed, and panels contracted ahead.
+        [70, 100, 65],
     ];
     for shape in shapes {
         for side in SIDES {
