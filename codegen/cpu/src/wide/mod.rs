@@ -5,13 +5,13 @@
 //! IR is one instruction or two.
 //!
 //! ```text
-//! for each chunk of 128 rows
+//! for each chunk of 32 to 128 rows
 //!     for each stage
 //!         what the stage needs once per row, into the frame           (`nest`)
 //!         for each panel of 32 columns
 //!             what it needs once per column, into the frame           (`values`)
 //!             the accumulators of chunk x panel, into the frame       (`contract`)
-//!             for each row: the expressions of 32 elements            (`values`, `block`)
+//!             for each two rows: the expressions of 32 elements each  (`values`, `halves`, `block`)
 //!             what is stored across, from the frame                   (`turn`)
 //!         reductions: the lanes of each row's partial results combined
 //! ```
