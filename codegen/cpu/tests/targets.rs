@@ -104,9 +104,9 @@ fn dot_products_are_found() {
     // Tiles of a full and of a partial block of four columns, each for a group of rows and for single rows.
     let tiles = |height: usize| 2 * 4 * (height + 1);
     for side in SIDES {
-        // Groups of 12, 4 and 1 rows, by two vectors; without an unsigned side also the sums of each row.
+        // Groups of 12, 8, 4 and 1 rows, by two vectors; without an unsigned side also the sums of each row.
         let sums = if side.is_none() { 2 } else { 0 };
-        assert_eq!(dots(X86_64, "avx512vnni", side, "vpdpbusd"), 2 * (12 + 4 + 1) + sums, "{side:?}");
+        assert_eq!(dots(X86_64, "avx512vnni", side, "vpdpbusd"), 2 * (12 + 8 + 4 + 1) + sums, "{side:?}");
         assert_eq!(dots(Aarch64, "dotprod", side, "sdot"), tiles(3), "{side:?}");
         assert_eq!(dots(Aarch64, "portable", side, "sdot"), 0);
         for (name, mnemonic) in [("portable", "pmaddwd"), ("avx2", "vpmaddwd")] {

@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! for each piece of the depth                  (one, unless the depth is large)
-//!     for each group of streamed vectors       (32 with AMX, 12, 4 or 1 with VNNI)
+//!     for each group of streamed vectors       (32 with AMX, 12, 8, 4 or 1 with VNNI)
 //!         for each step of the depth           (64 with AMX, 4 with VNNI)
 //!             group x 32 products
 //! ```

@@ -20,7 +20,7 @@ impl Emitter<'_> {
         // Groups of four steps of the depth. r9: the starts of the streamed vectors.
         let starts = work.starts;
         x86!(self.asm; add(r13, 3); shr(r13, 2); lea(r9, ptr(rsp + starts)));
-        for count in [STREAMED, 4, 1] {
+        for count in [STREAMED, 8, 4, 1] {
             let (mut again, mut rest) = (self.asm.label(), self.asm.label());
             let all = offset_of(count);
             x86!(self.asm; cmp(rbx, all); jb(rest));
