@@ -30,6 +30,7 @@ mod values;
 
 use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{Kernel, Program};
+use ffc_runtime::cpu::{AMX, AVX512VNNI, Level};
 use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
 
 /// Instructions for sums of products.
@@ -44,12 +45,12 @@ pub(crate) enum Products {
 impl Products {
     /// What a target has, if it is one for this module.
     pub(crate) fn of(target: &Target) -> Option<Self> {
-        const NEEDED: [&str; 6] = ["bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"];
-        if target.architecture != Architecture::X86_64 || !NEEDED.iter().all(|feature| target.has(feature)) {
-            return None;
+        let has = |level: &Level| level.features().iter().all(|feature| target.has(feature));
+        match target.architecture {
+            Architecture::X86_64 if has(&AMX) => Some(Self::Tiles),
+            Architecture::X86_64 if has(&AVX512VNNI) => Some(Self::Vectors),
+            _ => None,
         }
-        let tiles = target.has("amx-tile") && target.has("amx-int8");
-        Some(if tiles { Self::Tiles } else { Self::Vectors })
     }
 }
 
