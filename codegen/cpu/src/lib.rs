@@ -4,7 +4,9 @@
 //! wherever it is mapped: kernels call nothing and refer to nothing outside themselves.
 //!
 //! * `emit` writes a kernel as Cranelift's IR: the loop nest, expressions on 128-bit vectors, contraction tiles;
+//! * `vex` writes contractions of those kernels as AVX2 instructions, where the target has them;
 //! * `wide` writes a kernel as AVX-512 instructions, where the target has them;
+//! * `x86` is what these two share;
 //! * `machine` says what a target's instructions offer and configures Cranelift for it;
 //! * `blob` compiles functions and lays them out;
 //! * `native` makes a target of the machine that this program runs on;
@@ -19,7 +21,9 @@ mod layout;
 mod machine;
 mod native;
 mod plan;
+mod vex;
 mod wide;
+mod x86;
 
 pub use backend::CpuBackend;
 pub use native::native;

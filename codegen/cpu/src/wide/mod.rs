@@ -29,7 +29,8 @@ mod values;
 
 use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{Kernel, Program};
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+use crate::x86::Code;
 
 /// Instructions for sums of products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,27 +50,6 @@ impl Products {
         }
         let tiles = target.has("amx-tile") && target.has("amx-int8");
         Some(if tiles { Self::Tiles } else { Self::Vectors })
-    }
-}
-
-/// A function that runs wherever it lies.
-pub(crate) struct Code {
-    /// Instructions, then constants.
-    pub(crate) bytes: Vec<u8>,
-    /// Where the instructions end.
-    end: usize,
-}
-
-impl Code {
-    /// The instructions as text.
-    pub(crate) fn disassemble(&self) -> String {
-        let (mut text, mut formatter) = (String::new(), IntelFormatter::new());
-        for instruction in Decoder::with_ip(64, &self.bytes[..self.end], 0, DecoderOptions::NONE) {
-            text += &format!("{:6x}  ", instruction.ip());
-            formatter.format(&instruction, &mut text);
-            text.push('\n');
-        }
-        text
     }
 }
 

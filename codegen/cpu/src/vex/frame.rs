@@ -1,0 +1,88 @@
+//! The frame: arguments, constants, the packed strip.
+
+use iced_x86::code_asm::{
+    AsmRegister64, eax, ptr, qword_ptr, r8, r9, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp,
+    xmm0, ymm0, ymmword_ptr,
+};
+
+use super::{Emitter, VECTOR, WIDTH, offset};
+use crate::x86::x86;
+
+// Places in the frame, from `rsp` on. The first one holds what `rsp` was.
+pub(super) const ROW: i32 = 8;
+pub(super) const ROWS: i32 = 16;
+pub(super) const COLUMN: i32 = 24;
+pub(super) const COLUMNS: i32 = 32;
+pub(super) const DEPTH: i32 = 40;
+pub(super) const SUMS: i32 = 48;
+/// Where the piece of the depth begins.
+pub(super) const PIECE: i32 = 56;
+/// A vector of ones, then one of zeros: [`Emitter::mask`].
+const MASK: i32 = 64;
+/// A vector of bytes 0x80.
+pub(super) const SHIFT: i32 = 128;
+/// The packed vectors, each with what accumulators start at before it, [`AREA`] bytes apart.
+pub(super) const STARTS: i32 = 192;
+/// Behind the starts of the first packed vector.
+pub(super) const PACKED: i32 = STARTS + 64;
+
+/// Bytes of a packed vector and its starts: not a multiple of 4096, for the caches' sake.
+pub(super) const AREA: usize = 64 + 8 * 1024;
+
+/// Bytes of the frame.
+const SIZE: i32 = STARTS + (WIDTH * AREA) as i32;
+
+/// Registers that belong to the caller.
+const SAVED: [AsmRegister64; 6] = [rbx, rbp, r12, r13, r14, r15];
+
+impl Emitter {
+    /// Makes the frame. Every page of it is touched on the way down, so that a stack that ends is found out where the
+    /// system has put its guard.
+    pub(super) fn enter(&mut self) {
+        for register in SAVED {
+            x86!(self; push(register));
+        }
+        x86!(self; mov(rax, rsp));
+        for page in 1..=SIZE / 4096 {
+            x86!(self; test(qword_ptr(rsp - page * 4096), rax));
+        }
+        x86!(self; sub(rsp, SIZE); and(rsp, -64); mov(qword_ptr(rsp), rax));
+        for (place, argument) in
+            [(ROW, rdi), (ROWS, rsi), (COLUMN, rdx), (COLUMNS, rcx), (DEPTH, r8), (SUMS, r9)]
+        {
+            x86!(self; mov(qword_ptr(rsp + place), argument));
+        }
+        x86!(self;
+            vpcmpeqd(ymm0, ymm0, ymm0);
+            vmovdqa(ymmword_ptr(rsp + MASK), ymm0);
+            vpxor(ymm0, ymm0, ymm0);
+            vmovdqa(ymmword_ptr(rsp + (MASK + offset(VECTOR))), ymm0);
+        );
+        if self.shifts() {
+            x86!(self;
+                mov(eax, 0x8080_8080u32);
+                vmovd(xmm0, eax);
+                vpbroadcastd(ymm0, xmm0);
+                vmovdqa(ymmword_ptr(rsp + SHIFT), ymm0);
+            );
+        }
+    }
+
+    pub(super) fn leave(&mut self) {
+        x86!(self; mov(rsp, qword_ptr(rsp)));
+        for register in SAVED.into_iter().rev() {
+            x86!(self; pop(register));
+        }
+        x86!(self; vzeroupper(); ret());
+    }
+
+    /// `rbp` leads to a mask of as many bytes as `left` says, all of a step if it is more: the mask is at [`masked`].
+    pub(super) fn mask(&mut self, left: AsmRegister64, step: usize) {
+        x86!(self; mov(rbp, u64::from(step as u32)); cmp(left, rbp); cmovb(rbp, left); neg(rbp));
+    }
+}
+
+/// The mask's bytes from one of them on.
+pub(super) fn masked(byte: usize) -> iced_x86::code_asm::AsmMemoryOperand {
+    ptr(rsp + rbp + (MASK + offset(VECTOR + byte)))
+}
