@@ -27,7 +27,8 @@ use crate::layout::row_bytes;
 use crate::plan::{self, Plan};
 use crate::vex;
 
-/// Rows in a chunk: a multiple of every tile's rows, few enough that what a chunk stores stays in a core's cache.
+/// Rows in a chunk: a multiple of every tile's rows, few enough that what a chunk stores stays in a core's cache. Where
+/// `vex` packs columns for each chunk, it says how many are worth that.
 const CHUNK: usize = 48;
 
 /// A right operand of at most this many bytes needs no panels.
@@ -64,8 +65,9 @@ impl<'a> Emitter<'a> {
         let (first, end) = (self.first, self.end);
         match passes.split_first() {
             Some((stage, later)) if stage.plan.accumulates => {
-                self.begin_contraction(CHUNK);
-                self.pieces(first, end, CHUNK, |emitter, from, to| {
+                let chunk = self.chunk_rows();
+                self.begin_contraction(chunk);
+                self.pieces(first, end, chunk, |emitter, from, to| {
                     emitter.chunk(stage, later, &values, from, to)
                 });
             }
@@ -76,9 +78,13 @@ impl<'a> Emitter<'a> {
         self.pad_across();
     }
 
+    fn chunk_rows(&self) -> usize {
+        if self.machine.products.is_some() { vex::CHUNK } else { CHUNK }
+    }
+
     fn pass(&mut self, stage: &'a Stage) -> Pass<'a> {
         let plan = Plan::new(self.kernel, stage);
-        let rows = if plan.accumulates { CHUNK } else { 1 };
+        let rows = if plan.accumulates { self.chunk_rows() } else { 1 };
         let partials = stage.reduces.iter().map(|reduce| self.partials(reduce, rows)).collect();
         Pass { plan, partials }
     }

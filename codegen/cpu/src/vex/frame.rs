@@ -1,11 +1,11 @@
-//! The frame: arguments, constants, the packed strip.
+//! The frame: arguments, constants, the packed strip, the copied rows.
 
 use iced_x86::code_asm::{
     AsmRegister64, eax, ptr, qword_ptr, r8, r9, r12, r13, r14, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp,
     xmm0, ymm0, ymmword_ptr,
 };
 
-use super::{Emitter, VECTOR, WIDTH, offset};
+use super::{CHUNK, Emitter, VECTOR, WIDTH, offset, ymm};
 use crate::x86::x86;
 
 // Places in the frame, from `rsp` on. The first one holds what `rsp` was.
@@ -17,10 +17,12 @@ pub(super) const DEPTH: i32 = 40;
 pub(super) const SUMS: i32 = 48;
 /// Where the piece of the depth begins.
 pub(super) const PIECE: i32 = 56;
+/// The first column of the strip.
+pub(super) const STRIP: i32 = 64;
 /// A vector of ones, then one of zeros: [`Emitter::mask`].
-const MASK: i32 = 64;
+const MASK: i32 = 96;
 /// A vector of bytes 0x80.
-pub(super) const SHIFT: i32 = 128;
+const SHIFT: i32 = 160;
 /// The packed vectors, each with what accumulators start at before it, [`AREA`] bytes apart.
 pub(super) const STARTS: i32 = 192;
 /// Behind the starts of the first packed vector.
@@ -29,8 +31,13 @@ pub(super) const PACKED: i32 = STARTS + 64;
 /// Bytes of a packed vector and its starts: not a multiple of 4096, for the caches' sake.
 pub(super) const AREA: usize = 64 + 8 * 1024;
 
+/// The copied rows, [`COPY`] bytes apart; odd pairs are [`ODD`] bytes behind even ones.
+pub(super) const COPIES: i32 = STARTS + (WIDTH * AREA) as i32;
+pub(super) const COPY: usize = 1024 + 64;
+pub(super) const ODD: usize = 512;
+
 /// Bytes of the frame.
-const SIZE: i32 = STARTS + (WIDTH * AREA) as i32;
+const SIZE: i32 = COPIES + (CHUNK * COPY) as i32;
 
 /// Registers that belong to the caller.
 const SAVED: [AsmRegister64; 6] = [rbx, rbp, r12, r13, r14, r15];
@@ -76,13 +83,18 @@ impl Emitter {
         x86!(self; vzeroupper(); ret());
     }
 
-    /// `rbp` leads to a mask of as many bytes as `left` says, all of a step if it is more: the mask is at [`masked`].
+    /// Loads what is added to bytes.
+    pub(super) fn load_shift(&mut self, to: usize) {
+        x86!(self; vmovdqa(ymm(to), ymmword_ptr(rsp + SHIFT)));
+    }
+
+    /// `rbp` leads to a mask of as many bytes as `left` says, of all of a step if that is more: see [`mask_from`].
     pub(super) fn mask(&mut self, left: AsmRegister64, step: usize) {
         x86!(self; mov(rbp, u64::from(step as u32)); cmp(left, rbp); cmovb(rbp, left); neg(rbp));
     }
 }
 
 /// The mask's bytes from one of them on.
-pub(super) fn masked(byte: usize) -> iced_x86::code_asm::AsmMemoryOperand {
+pub(super) fn mask_from(byte: usize) -> iced_x86::code_asm::AsmMemoryOperand {
     ptr(rsp + rbp + (MASK + offset(VECTOR + byte)))
 }

@@ -7,7 +7,7 @@ use iced_x86::code_asm::{
     xmmword_ptr, ymmword_ptr,
 };
 
-use super::frame::{self, masked};
+use super::frame::{self, mask_from};
 use super::tile::PITCH;
 use super::{Emitter, LANES, Products, Unsigned, VECTOR, offset, xmm, ymm};
 use crate::x86::x86;
@@ -26,7 +26,7 @@ impl Emitter {
     pub(super) fn lines(&mut self) {
         let mut again = self.label();
         if self.shifts() {
-            x86!(self; vmovdqa(ymm(SHIFT), ymmword_ptr(rsp + frame::SHIFT)));
+            self.load_shift(SHIFT);
         }
         self.place(&mut again);
         self.line();
@@ -86,14 +86,14 @@ impl Emitter {
     fn load_row(&mut self) {
         match self.products {
             Products::Bytes => {
-                x86!(self; vmovdqu(ymm(ROW), ymmword_ptr(rcx + rax)); vpand(ymm(ROW), ymm(ROW), masked(0)));
+                x86!(self; vmovdqu(ymm(ROW), ymmword_ptr(rcx + rax)); vpand(ymm(ROW), ymm(ROW), mask_from(0)));
                 if self.shifts() {
                     x86!(self; vpdpbusd(ymm(EXCESS), ymm(SHIFT), ymm(ROW)));
                 }
             }
             Products::Words => x86!(self;
                 vmovdqu(xmm(ROW), xmmword_ptr(rcx + rax));
-                vpand(xmm(ROW), xmm(ROW), masked(0));
+                vpand(xmm(ROW), xmm(ROW), mask_from(0));
                 vpmovsxbw(ymm(ROW), xmm(ROW));
             ),
         }

@@ -6,8 +6,9 @@
 //! it leaves on the kernel's stack. A call does so much that its cost does not count.
 //!
 //! ```text
-//! for each strip of 24 columns
-//!     for each piece of the depth               (one, unless the depth is large)
+//! for each piece of the depth                   (one, unless the depth is large)
+//!     copy the rows as they are wanted                                         (`pack`)
+//!     for each strip of 24 columns
 //!         pack the strip: [depth / 4][8][4], three times                       (`pack`)
 //!         for each 4 rows                                                      (`tile`)
 //!             12 vectors of accumulators: 4 rows x 3 x 8 columns
@@ -17,8 +18,8 @@
 //! Packing puts columns side by side, so that accumulators come out as the kernel wants them and nothing is summed across
 //! lanes. It costs as much as multiplying by four rows; fewer rows do without (`line`).
 //!
-//! Of rows or columns that are not there, the last one is taken instead: that is in memory, and nobody reads the result.
-//! Nothing depends on what lies behind the depth either: one of the factors is made zero there.
+//! Of columns that are not there, the last one is taken instead: that is in memory, and nobody reads the result. Nothing
+//! depends on what lies behind the depth either: one of the factors is made zero there.
 //!
 //! AVX-VNNI's `vpdpbusd` multiplies unsigned by signed bytes. Where neither operand is known not to be negative, 128 is
 //! added to the bytes of one of them (as the exclusive or with 0x80), and accumulators start at -128 times the sum of the
@@ -47,7 +48,10 @@ use crate::x86::{Code, encoded, x86};
 /// Most columns of a call, and the accumulators between those of neighbouring rows.
 pub(crate) const SPAN: usize = 96;
 
-/// Rows are taken by so many: accumulators are written for a multiple of it.
+/// Most rows of a call.
+pub(crate) const CHUNK: usize = 96;
+
+/// Rows of a tile. Accumulators are written for a multiple of it.
 pub(crate) const HEIGHT: usize = 4;
 
 /// Packed vectors side by side.
@@ -85,9 +89,9 @@ impl Products {
         }
     }
 
-    /// Depth that is packed at a time: three times as much fits in the first-level cache of old machines.
+    /// Depth that is packed at a time: what is packed of a strip fits in the first-level cache of old machines.
     fn piece(self) -> usize {
-        4 * 8192 / self.group()
+        1024 * VECTOR / self.group()
     }
 }
 
@@ -113,7 +117,7 @@ pub(crate) fn function(
     let pitch = |operand| {
         let buffer = &program.buffers[operand];
         let pitch = row_bytes(buffer);
-        let reach = (HEIGHT.max(LANES * WIDTH) + 1) * pitch;
+        let reach = LANES * WIDTH * pitch;
         let fits = i32::try_from(reach).is_ok();
         fits.then_some(pitch).ok_or_else(|| format!("the rows of `{}` are too long", buffer.name))
     };
@@ -143,7 +147,7 @@ impl Emitter {
         let (mut few, mut done) = (self.label(), self.label());
         self.enter();
         x86!(self; cmp(qword_ptr(rsp + frame::ROWS), offset(HEIGHT)); jb(few));
-        self.strips();
+        self.pieces();
         x86!(self; jmp(done));
         self.place(&mut few);
         self.lines();

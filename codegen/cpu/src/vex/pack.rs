@@ -1,4 +1,4 @@
-//! Packing: a strip's columns side by side, four steps of the depth at a time.
+//! Packing: a strip's columns side by side, four steps of the depth at a time; and the rows, as they are wanted.
 //!
 //! Eight columns and 32 steps of the depth are turned in registers, as 8 x 8 words of four bytes: first the lower halves
 //! of all columns, then the upper ones.
@@ -8,7 +8,7 @@ use iced_x86::code_asm::{
     xmmword_ptr, ymmword_ptr,
 };
 
-use super::frame::{self, AREA, masked};
+use super::frame::{self, AREA, mask_from};
 use super::{Emitter, LANES, Products, VECTOR, WIDTH, offset, xmm, ymm};
 use crate::x86::x86;
 
@@ -21,15 +21,66 @@ const LINES: [AsmRegister64; LANES] = [r8, r9, r10, r11, r12, r13, r14, r15];
 /// Registers of the sums of the columns, of every fourth group of steps each.
 const SUMS: usize = 8;
 
+/// The register of what is added to bytes.
+const SHIFT: usize = 14;
+
 impl Emitter {
+    /// Copies the piece at hand of all rows, 128 added or widened to pairs.
+    pub(super) fn copy_rows(&mut self) {
+        // rbx: rows left; rsi: the first of them; rdi: where it goes; rcx: the depth; rax: steps that are copied.
+        let (mut row, mut again) = (self.label(), self.label());
+        if self.shifts() {
+            self.load_shift(SHIFT);
+        }
+        self.piece_depth(rcx);
+        x86!(self;
+            mov(rsi, qword_ptr(rsp + frame::ROW));
+            add(rsi, qword_ptr(rsp + frame::PIECE));
+            mov(rbx, qword_ptr(rsp + frame::ROWS));
+            lea(rdi, ptr(rsp + frame::COPIES));
+        );
+        self.place(&mut row);
+        x86!(self; xor(rax, rax));
+        self.place(&mut again);
+        self.copy_step();
+        x86!(self;
+            add(rax, offset(STEP));
+            cmp(rax, rcx);
+            jb(again);
+            add(rsi, offset(self.rows));
+            add(rdi, offset(frame::COPY));
+            dec(rbx);
+            jnz(row);
+        );
+    }
+
+    fn copy_step(&mut self) {
+        let (bytes, even, odd) = (ymm(0), ymm(1), ymm(2));
+        x86!(self; vmovdqu(bytes, ymmword_ptr(rsi + rax)));
+        if self.shifts() {
+            x86!(self; vpxor(bytes, bytes, ymm(SHIFT)));
+        }
+        match self.products {
+            Products::Bytes => x86!(self; vmovdqa(ymmword_ptr(rdi + rax), bytes)),
+            Products::Words => {
+                self.pairs(bytes, even, odd);
+                x86!(self;
+                    vmovdqa(ymmword_ptr(rdi + rax), even);
+                    vmovdqa(ymmword_ptr(rdi + rax + offset(frame::ODD)), odd);
+                );
+            }
+        }
+    }
+
     /// Packs the piece at hand of the strip's columns.
     pub(super) fn pack(&mut self) {
         // rbx: columns left; rsi: the first of them; rdi: where they go.
-        let (mut again, mut done) = (self.label(), self.label());
+        let mut again = self.label();
+        self.columns_left(rbx);
         x86!(self;
-            mov(rsi, qword_ptr(rsp + frame::COLUMN));
+            imul_3(rsi, qword_ptr(rsp + frame::STRIP), offset(self.columns));
+            add(rsi, qword_ptr(rsp + frame::COLUMN));
             add(rsi, qword_ptr(rsp + frame::PIECE));
-            mov(rbx, qword_ptr(rsp + frame::COLUMNS));
             mov(rax, (WIDTH * LANES) as u64);
             cmp(rbx, rax);
             cmova(rbx, rax);
@@ -43,7 +94,6 @@ impl Emitter {
             sub(rbx, offset(LANES));
             jg(again);
         );
-        self.place(&mut done);
     }
 
     /// Packs eight columns.
@@ -53,46 +103,58 @@ impl Emitter {
         self.addresses(&LINES, rbx, self.columns);
         if self.shifts() {
             self.zero(SUMS..SUMS + 4);
+            self.load_shift(SHIFT);
         }
         self.piece_depth(rdx);
         x86!(self; xor(rax, rax); lea(rcx, ptr(rdi + (frame::PACKED - frame::STARTS))));
-        let mut again = self.label();
+        let [mut again, mut rest, mut done] = [0; 3].map(|_| self.label());
+        let (step, packed) = (offset(STEP), offset(STEP / 4 * self.products.group()));
+        x86!(self; sub(rdx, step); jb(rest));
         self.place(&mut again);
+        self.turn(false);
+        x86!(self; add(rcx, packed); add(rax, step); sub(rdx, step); jae(again));
+        self.place(&mut rest);
+        x86!(self; add(rdx, step); jz(done));
         self.mask(rdx, STEP);
-        for half in [0, STEP / 2] {
-            self.turn(half);
-        }
-        let packed = STEP / 4 * self.products.group();
-        x86!(self; add(rcx, offset(packed)); add(rax, offset(STEP)); sub(rdx, offset(STEP)); ja(again));
+        self.turn(true);
+        self.place(&mut done);
         if self.shifts() {
             self.store_starts();
         }
     }
 
-    /// Packs 16 steps of eight columns.
-    fn turn(&mut self, half: usize) {
+    /// Packs 32 steps of eight columns, with zeros where the mask says so.
+    fn turn(&mut self, masked: bool) {
+        for half in [0, STEP / 2] {
+            self.load_half(half, masked);
+            x86!(self;
+                vpunpckldq(ymm(4), ymm(0), ymm(1));
+                vpunpckhdq(ymm(5), ymm(0), ymm(1));
+                vpunpckldq(ymm(6), ymm(2), ymm(3));
+                vpunpckhdq(ymm(7), ymm(2), ymm(3));
+                vpunpcklqdq(ymm(0), ymm(4), ymm(6));
+                vpunpckhqdq(ymm(1), ymm(4), ymm(6));
+                vpunpcklqdq(ymm(2), ymm(5), ymm(7));
+                vpunpckhqdq(ymm(3), ymm(5), ymm(7));
+            );
+            for group in 0..4 {
+                self.store_group(group, (half / 4 + group) * self.products.group());
+            }
+        }
+    }
+
+    /// Loads 16 steps of columns 0 to 3, and of 4 to 7 above them.
+    fn load_half(&mut self, half: usize, masked: bool) {
         let mask = ymm(15);
-        x86!(self; vbroadcasti128(mask, masked(half)));
+        if masked {
+            x86!(self; vbroadcasti128(mask, mask_from(half)));
+        }
         for line in 0..4 {
             let at = |line: usize| xmmword_ptr(LINES[line] + rax + offset(half));
-            x86!(self;
-                vmovdqu(xmm(line), at(line));
-                vinserti128(ymm(line), ymm(line), at(line + 4), 1);
-                vpand(ymm(line), ymm(line), mask);
-            );
-        }
-        x86!(self;
-            vpunpckldq(ymm(4), ymm(0), ymm(1));
-            vpunpckhdq(ymm(5), ymm(0), ymm(1));
-            vpunpckldq(ymm(6), ymm(2), ymm(3));
-            vpunpckhdq(ymm(7), ymm(2), ymm(3));
-            vpunpcklqdq(ymm(0), ymm(4), ymm(6));
-            vpunpckhqdq(ymm(1), ymm(4), ymm(6));
-            vpunpcklqdq(ymm(2), ymm(5), ymm(7));
-            vpunpckhqdq(ymm(3), ymm(5), ymm(7));
-        );
-        for group in 0..4 {
-            self.store_group(group, (half / 4 + group) * self.products.group());
+            x86!(self; vmovdqu(xmm(line), at(line)); vinserti128(ymm(line), ymm(line), at(line + 4), 1));
+            if masked {
+                x86!(self; vpand(ymm(line), ymm(line), mask));
+            }
         }
     }
 
@@ -110,8 +172,7 @@ impl Emitter {
             }
         }
         if self.shifts() {
-            let (sum, shift) = (ymm(SUMS + group), ymm(14));
-            x86!(self; vmovdqa(shift, ymmword_ptr(rsp + frame::SHIFT)); vpdpbusd(sum, shift, ymm(group)));
+            x86!(self; vpdpbusd(ymm(SUMS + group), ymm(SHIFT), ymm(group)));
         }
     }
 

@@ -1,41 +1,48 @@
 //! Tiles: the accumulators of four rows and a packed strip, from the registers.
 
 use iced_x86::code_asm::{
-    AsmRegister64, dword_ptr, ptr, qword_ptr, r8, r9, r10, r11, rax, rbx, rcx, rdi, rdx, rsi, rsp,
-    ymmword_ptr,
+    AsmRegister64, dword_ptr, ptr, qword_ptr, rax, rbx, rcx, rdi, rdx, rsi, rsp, ymmword_ptr,
 };
 
 use super::frame::{self, AREA};
 use super::{Emitter, HEIGHT, LANES, Products, SPAN, Unsigned, VECTOR, WIDTH, offset, ymm};
 use crate::x86::x86;
 
-/// Registers of the rows' addresses.
-const LINES: [AsmRegister64; HEIGHT] = [r8, r9, r10, r11];
+/// Groups of four steps of the depth in a turn of the innermost loop. What is packed comes in eights of them.
+const UNROLLED: usize = 2;
 
 /// Bytes between the accumulators of neighbouring rows.
 pub(super) const PITCH: usize = 4 * SPAN;
 
 impl Emitter {
-    /// All rows by all columns, a strip of them at a time.
-    pub(super) fn strips(&mut self) {
+    /// All rows by all columns.
+    pub(super) fn pieces(&mut self) {
         const STRIP: usize = WIDTH * LANES;
-        let (mut strip, mut piece) = (self.label(), self.label());
-        self.place(&mut strip);
+        let (mut piece, mut strip) = (self.label(), self.label());
         x86!(self; mov(qword_ptr(rsp + frame::PIECE), 0));
         self.place(&mut piece);
+        self.copy_rows();
+        x86!(self; mov(qword_ptr(rsp + frame::STRIP), 0));
+        self.place(&mut strip);
         self.pack();
         self.tiles();
-        x86!(self;
-            mov(rax, qword_ptr(rsp + frame::PIECE));
-            add(rax, offset(self.products.piece()));
-            mov(qword_ptr(rsp + frame::PIECE), rax);
-            cmp(rax, qword_ptr(rsp + frame::DEPTH));
-            jb(piece);
-            add(qword_ptr(rsp + frame::COLUMN), offset(STRIP * self.columns));
-            add(qword_ptr(rsp + frame::SUMS), offset(STRIP * 4));
-            sub(qword_ptr(rsp + frame::COLUMNS), offset(STRIP));
-            jg(strip);
-        );
+        for (slot, step, end, label) in [
+            (frame::STRIP, STRIP, frame::COLUMNS, strip),
+            (frame::PIECE, self.products.piece(), frame::DEPTH, piece),
+        ] {
+            x86!(self;
+                mov(rax, qword_ptr(rsp + slot));
+                add(rax, offset(step));
+                mov(qword_ptr(rsp + slot), rax);
+                cmp(rax, qword_ptr(rsp + end));
+                jb(label);
+            );
+        }
+    }
+
+    /// `to` is how many columns are left from the strip's first one on.
+    pub(super) fn columns_left(&mut self, to: AsmRegister64) {
+        x86!(self; mov(to, qword_ptr(rsp + frame::COLUMNS)); sub(to, qword_ptr(rsp + frame::STRIP)));
     }
 
     /// `to` is how much of the depth the piece at hand has.
@@ -52,10 +59,11 @@ impl Emitter {
     /// All rows by the packed strip, by as many of its vectors as there are.
     fn tiles(&mut self) {
         let mut done = self.label();
+        self.columns_left(rax);
         for width in (1..=WIDTH).rev() {
             let mut narrower = self.label();
             if width > 1 {
-                x86!(self; cmp(qword_ptr(rsp + frame::COLUMNS), offset((width - 1) * LANES)); jle(narrower));
+                x86!(self; cmp(rax, offset((width - 1) * LANES)); jle(narrower));
             }
             self.column_of_tiles(width);
             if width > 1 {
@@ -70,16 +78,17 @@ impl Emitter {
         // rbx: rows left; rsi: the first of them; rdi: where their accumulators go; rcx: the depth.
         let mut again = self.label();
         x86!(self;
-            mov(rsi, qword_ptr(rsp + frame::ROW));
-            add(rsi, qword_ptr(rsp + frame::PIECE));
+            lea(rsi, ptr(rsp + frame::COPIES));
             mov(rbx, qword_ptr(rsp + frame::ROWS));
-            mov(rdi, qword_ptr(rsp + frame::SUMS));
+            mov(rdi, qword_ptr(rsp + frame::STRIP));
+            shl(rdi, 2);
+            add(rdi, qword_ptr(rsp + frame::SUMS));
         );
         self.piece_depth(rcx);
         self.place(&mut again);
         self.tile(width);
         x86!(self;
-            add(rsi, offset(HEIGHT * self.rows));
+            add(rsi, offset(HEIGHT * frame::COPY));
             add(rdi, offset(HEIGHT * PITCH));
             sub(rbx, offset(HEIGHT));
             jg(again);
@@ -87,18 +96,18 @@ impl Emitter {
     }
 
     fn tile(&mut self, width: usize) {
-        x86!(self; mov(r8, rsi));
-        self.addresses(&LINES, rbx, self.rows);
         self.start(width);
-        // rax: the step of the depth; rdx: what is packed of it.
+        // rax: the step of the depth; rdx: what is packed of it. Behind the end there are zeros.
         x86!(self; xor(rax, rax); lea(rdx, ptr(rsp + frame::PACKED)));
-        let mut again = self.label();
+        let (mut again, group) = (self.label(), self.products.group());
         self.place(&mut again);
-        match self.products {
-            Products::Bytes => self.bytes(width),
-            Products::Words => self.words(width),
+        for number in 0..UNROLLED {
+            match self.products {
+                Products::Bytes => self.bytes(width, number),
+                Products::Words => self.words(width, number),
+            }
         }
-        x86!(self; add(rdx, offset(self.products.group())); add(rax, 4); cmp(rax, rcx); jb(again));
+        x86!(self; add(rdx, offset(UNROLLED * group)); add(rax, offset(UNROLLED * 4)); cmp(rax, rcx); jb(again));
         self.store_tile(width);
     }
 
@@ -113,16 +122,15 @@ impl Emitter {
     }
 
     /// Four steps of the depth: each row's bytes, in all lanes, by the columns'.
-    fn bytes(&mut self, width: usize) {
+    fn bytes(&mut self, width: usize, number: usize) {
         let (packed, row) = (HEIGHT * WIDTH, ymm(15));
         for vector in 0..width {
-            x86!(self; vmovdqa(ymm(packed + vector), ymmword_ptr(rdx + offset(vector * AREA))));
+            let at = vector * AREA + number * VECTOR;
+            x86!(self; vmovdqa(ymm(packed + vector), ymmword_ptr(rdx + offset(at))));
         }
-        for (line, address) in LINES.into_iter().enumerate() {
-            x86!(self; vpbroadcastd(row, dword_ptr(address + rax)));
-            if self.shifts() {
-                x86!(self; vpxor(row, row, ymmword_ptr(rsp + frame::SHIFT)));
-            }
+        for line in 0..HEIGHT {
+            let at = line * frame::COPY + 4 * number;
+            x86!(self; vpbroadcastd(row, dword_ptr(rsi + rax + offset(at))));
             for vector in 0..width {
                 let (sum, column) = (ymm(line * width + vector), ymm(packed + vector));
                 match self.unsigned {
@@ -134,15 +142,16 @@ impl Emitter {
     }
 
     /// The same as pairs of 16-bit integers.
-    fn words(&mut self, width: usize) {
-        let (even, odd, products) = (ymm(12), ymm(13), ymm(14));
-        for (line, address) in LINES.into_iter().enumerate() {
-            x86!(self; vpbroadcastd(odd, dword_ptr(address + rax)));
-            self.pairs(odd, even, odd);
-            for (half, pair) in [even, odd].into_iter().enumerate() {
+    fn words(&mut self, width: usize, number: usize) {
+        let (pair, products) = (ymm(14), ymm(15));
+        for line in 0..HEIGHT {
+            for (half, odd) in [0, frame::ODD].into_iter().enumerate() {
+                let at = line * frame::COPY + odd + 4 * number;
+                x86!(self; vpbroadcastd(pair, dword_ptr(rsi + rax + offset(at))));
                 for vector in 0..width {
-                    let (sum, at) = (ymm(line * width + vector), vector * AREA + half * VECTOR);
-                    x86!(self; vpmaddwd(products, pair, ymmword_ptr(rdx + offset(at))); vpaddd(sum, sum, products));
+                    let at = vector * AREA + (2 * number + half) * VECTOR;
+                    let (sum, column) = (ymm(line * width + vector), ymmword_ptr(rdx + offset(at)));
+                    x86!(self; vpmaddwd(products, pair, column); vpaddd(sum, sum, products));
                 }
             }
         }
