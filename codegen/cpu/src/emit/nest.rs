@@ -220,6 +220,7 @@ impl<'a> Emitter<'a> {
         self.at_first(span, |emitter| {
             partials.iter().flatten().for_each(|&partial| emitter.begin_reduce(partial));
         });
+        partials.iter().flatten().for_each(|&partial| self.hold(partial));
         let tile_rows = plan.accumulates.then(|| self.tile_rows(rows[0].0.first, rows.len()));
         let block = |emitter: &mut Self, column: Value, valid: Valid| {
             let block = Block { column, valid };
@@ -228,6 +229,7 @@ impl<'a> Emitter<'a> {
         };
         let rest = self.steps(span.from, span.to, self.lanes(), |emitter, at| block(emitter, at, Valid::All));
         self.last_block(rest, span, block);
+        partials.iter().flatten().for_each(|&partial| self.put_back(partial));
         for ((row, _), partials) in rows.iter().zip(&partials) {
             self.pad_row(plan.stage, *row, span);
             let point = Point { row: Some(*row), ..Point::default() };

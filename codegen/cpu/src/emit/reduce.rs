@@ -3,9 +3,11 @@
 //! Partial results live on the stack, for each row of a chunk: one vector for integers and maxima, and all
 //! [`LANES`](ffc_ir::numerics::LANES) partial sums of an `f32` sum, of which a block adds to those that its columns
 //! belong to. They begin with the row's first span of columns; at the end of its last one they are combined and stored.
+//! While a span's blocks are added, a single vector is in a register.
 //! Lanes that are not valid contribute what changes nothing.
 
 use cranelift_codegen::ir::{InstBuilder, StackSlot, Type, Value, types};
+use cranelift_frontend::Variable;
 use ffc_ir::kernel::{At, Binary, Fold, Reduce};
 use ffc_ir::numerics::LANES;
 
@@ -19,11 +21,12 @@ pub(super) struct Partials {
     op: Fold,
 }
 
-/// Those of one row: where they are.
+/// Those of one row: where they are, and what holds them while blocks are added, unless they are too many.
 #[derive(Clone, Copy)]
 pub(super) struct Partial {
     base: Value,
     op: Fold,
+    held: Option<Variable>,
 }
 
 /// How two partial results become one.
@@ -78,7 +81,26 @@ impl Emitter<'_> {
     /// The partial results of a row of the chunk.
     pub(super) fn partial(&mut self, Partials { slot, op }: Partials, index: Value) -> Partial {
         let base = self.b.ins().stack_addr(types::I64, slot, 0);
-        Partial { base: self.indexed(base, index, self.partial_bytes(op)), op }
+        let ty = self.partial_type(op);
+        let held = (op != Fold::SumF32).then(|| self.b.declare_var(ty));
+        Partial { base: self.indexed(base, index, self.partial_bytes(op)), op, held }
+    }
+
+    /// Takes partial results from the stack.
+    pub(super) fn hold(&mut self, Partial { base, op, held }: Partial) {
+        if let Some(held) = held {
+            let ty = self.partial_type(op);
+            let partial = self.b.ins().load(ty, memory_flags(), base, 0);
+            self.b.def_var(held, partial);
+        }
+    }
+
+    /// Puts them back.
+    pub(super) fn put_back(&mut self, Partial { base, held, .. }: Partial) {
+        if let Some(held) = held {
+            let partial = self.b.use_var(held);
+            self.b.ins().store(memory_flags(), partial, base, 0);
+        }
     }
 
     fn partial_bytes(&self, op: Fold) -> usize {
@@ -86,7 +108,7 @@ impl Emitter<'_> {
     }
 
     /// Begins a reduction.
-    pub(super) fn begin_reduce(&mut self, Partial { base, op }: Partial) {
+    pub(super) fn begin_reduce(&mut self, Partial { base, op, .. }: Partial) {
         let ty = self.partial_type(op);
         let start = self.neutral(op, ty);
         for offset in (0..self.partial_bytes(op)).step_by(4 * self.lanes()) {
@@ -96,14 +118,15 @@ impl Emitter<'_> {
     }
 
     /// Adds a block.
-    pub(super) fn reduce(&mut self, Partial { base, op }: Partial, block: Block, value: Value) {
+    pub(super) fn reduce(&mut self, Partial { base, op, held }: Partial, block: Block, value: Value) {
         let value = if self.lanes() == 1 { value } else { self.or_else(block, value, neutral(op)) };
-        let place = if op == Fold::SumF32 {
-            let lane = self.b.ins().band_imm_u(block.column, LANES as i64 - 1);
-            self.indexed(base, lane, 4)
-        } else {
-            base
-        };
+        if let Some(held) = held {
+            let partial = self.b.use_var(held);
+            let partial = self.binary(combining(op), partial, value);
+            return self.b.def_var(held, partial);
+        }
+        let lane = self.b.ins().band_imm_u(block.column, LANES as i64 - 1);
+        let place = self.indexed(base, lane, 4);
         let ty = self.partial_type(op);
         let partial = self.b.ins().load(ty, memory_flags(), place, 0);
         let partial = self.binary(combining(op), partial, value);
@@ -117,7 +140,7 @@ impl Emitter<'_> {
         self.store_one(self.buffer(reduce.into).dtype, result, address);
     }
 
-    fn combine(&mut self, Partial { base, op }: Partial) -> Value {
+    fn combine(&mut self, Partial { base, op, .. }: Partial) -> Value {
         let (ty, lanes) = (self.partial_type(op), self.lanes());
         let mut values: Vec<Value> = (0..self.partial_bytes(op))
             .step_by(4 * lanes)
