@@ -1,7 +1,7 @@
 //! Machine code for CPUs: AVX-512 and AMX directly, everything else by Cranelift.
 //!
 //! [`CpuBackend`] compiles every kernel of a program to one function and lays the functions out in one blob that runs
-//! wherever it is mapped: kernels call nothing and refer to nothing outside themselves.
+//! wherever it is mapped: kernels refer to nothing outside themselves, and call nothing but what lies right behind them.
 //!
 //! * `emit` writes a kernel as Cranelift's IR: the loop nest, expressions on 128-bit vectors, contraction tiles;
 //! * `vex` writes contractions of those kernels as AVX2 instructions, where the target has them;

@@ -114,7 +114,9 @@ fn dot_products_are_found() {
         let tiles = 2 * 4 * (3 + 2 + 1);
         let sums = if side.is_none() { 2 * 8 + 1 } else { 0 };
         assert_eq!(dots(X86_64, "avxvnni", side, "vpdpbusd"), tiles + 8 + sums, "{side:?}");
-        assert_eq!(dots(X86_64, "avx2", side, "vpmaddwd"), 2 * tiles + 8, "{side:?}");
+        let (halves, wide) = if side.is_none() { (0, 2 * tiles) } else { (tiles + 8, tiles) };
+        assert_eq!(dots(X86_64, "avx2", side, "vpmaddubsw"), halves, "{side:?}");
+        assert_eq!(dots(X86_64, "avx2", side, "vpmaddwd"), wide + 8, "{side:?}");
         // The partial block has two columns: products with its other two lanes are shared.
         assert_eq!(dots(X86_64, "portable", side, "pmaddwd"), 2 * (4 + 2) * (2 + 1), "{side:?}");
         for name in ["avx2", "portable"] {

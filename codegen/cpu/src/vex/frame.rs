@@ -5,7 +5,7 @@ use iced_x86::code_asm::{
     xmm0, ymm0, ymmword_ptr,
 };
 
-use super::{CHUNK, Emitter, VECTOR, WIDTH, offset, ymm};
+use super::{CHUNK, Emitter, Products, VECTOR, WIDTH, offset, ymm};
 use crate::x86::x86;
 
 // Places in the frame, from `rsp` on. The first one holds what `rsp` was.
@@ -21,8 +21,8 @@ pub(super) const PIECE: i32 = 56;
 pub(super) const STRIP: i32 = 64;
 /// A vector of ones, then one of zeros: [`Emitter::mask`].
 const MASK: i32 = 96;
-/// A vector of bytes 0x80.
-const SHIFT: i32 = 160;
+/// A vector of the constant that products want.
+const CONSTANT: i32 = 160;
 /// The packed vectors, each with what accumulators start at before it, [`AREA`] bytes apart.
 pub(super) const STARTS: i32 = 192;
 /// Behind the starts of the first packed vector.
@@ -65,14 +65,13 @@ impl Emitter {
             vpxor(ymm0, ymm0, ymm0);
             vmovdqa(ymmword_ptr(rsp + (MASK + offset(VECTOR))), ymm0);
         );
-        if self.shifts() {
-            x86!(self;
-                mov(eax, 0x8080_8080u32);
-                vmovd(xmm0, eax);
-                vpbroadcastd(ymm0, xmm0);
-                vmovdqa(ymmword_ptr(rsp + SHIFT), ymm0);
-            );
-        }
+        let constant = if self.products == Products::Halves { 0x0001_0001u32 } else { 0x8080_8080 };
+        x86!(self;
+            mov(eax, constant);
+            vmovd(xmm0, eax);
+            vpbroadcastd(ymm0, xmm0);
+            vmovdqa(ymmword_ptr(rsp + CONSTANT), ymm0);
+        );
     }
 
     pub(super) fn leave(&mut self) {
@@ -83,9 +82,9 @@ impl Emitter {
         x86!(self; vzeroupper(); ret());
     }
 
-    /// Loads what is added to bytes.
-    pub(super) fn load_shift(&mut self, to: usize) {
-        x86!(self; vmovdqa(ymm(to), ymmword_ptr(rsp + SHIFT)));
+    /// Loads the constant: what is added to bytes, or what adds 16-bit sums in pairs.
+    pub(super) fn load_constant(&mut self, to: usize) {
+        x86!(self; vmovdqa(ymm(to), ymmword_ptr(rsp + CONSTANT)));
     }
 
     /// `rbp` leads to a mask of as many bytes as `left` says, of all of a step if that is more: see [`mask_from`].

@@ -3,31 +3,25 @@
 //! Lanes hold sums of every eighth group of steps, and are summed at the end.
 
 use iced_x86::code_asm::{
-    AsmRegister64, ptr, qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp,
-    xmmword_ptr, ymmword_ptr,
+    AsmRegister64, ptr, qword_ptr, r8, rax, rbx, rcx, rdi, rdx, rsi, rsp, xmmword_ptr, ymmword_ptr,
 };
 
 use super::frame::{self, mask_from};
 use super::tile::PITCH;
-use super::{Emitter, LANES, Products, Unsigned, VECTOR, offset, xmm, ymm};
+use super::{Emitter, LANES, LINES, Products, Unsigned, VECTOR, offset, xmm, ymm};
 use crate::x86::x86;
-
-/// Registers of eight columns' addresses.
-const LINES: [AsmRegister64; LANES] = [r8, r9, r10, r11, r12, r13, r14, r15];
 
 /// Registers: the columns' accumulators come first.
 const EXCESS: usize = LANES;
 const ROW: usize = 9;
 const COLUMN: usize = 10;
-const SHIFT: usize = 11;
+const CONSTANT: usize = 11;
 
 impl Emitter {
     /// All rows, one by one.
     pub(super) fn lines(&mut self) {
         let mut again = self.label();
-        if self.shifts() {
-            self.load_shift(SHIFT);
-        }
+        self.load_constant(CONSTANT);
         self.place(&mut again);
         self.line();
         x86!(self;
@@ -59,7 +53,7 @@ impl Emitter {
 
     fn eight_columns(&mut self) {
         x86!(self; mov(r8, rsi));
-        self.addresses(&LINES, rbx, self.columns);
+        self.addresses(rbx, self.columns);
         self.zero(0..EXCESS + 1);
         // rax: the step of the depth; rdx: how much of it is left; rcx: the row.
         x86!(self; xor(rax, rax); mov(rdx, qword_ptr(rsp + frame::DEPTH)); mov(rcx, qword_ptr(rsp + frame::ROW)));
@@ -77,7 +71,7 @@ impl Emitter {
     /// Steps of the depth in a vector.
     fn line_step(&self) -> usize {
         match self.products {
-            Products::Bytes => VECTOR,
+            Products::Bytes | Products::Halves => VECTOR,
             Products::Words => VECTOR / 2,
         }
     }
@@ -85,10 +79,10 @@ impl Emitter {
     /// Loads a step of the row, with zeros behind the end of the depth.
     fn load_row(&mut self) {
         match self.products {
-            Products::Bytes => {
+            Products::Bytes | Products::Halves => {
                 x86!(self; vmovdqu(ymm(ROW), ymmword_ptr(rcx + rax)); vpand(ymm(ROW), ymm(ROW), mask_from(0)));
                 if self.shifts() {
-                    x86!(self; vpdpbusd(ymm(EXCESS), ymm(SHIFT), ymm(ROW)));
+                    x86!(self; vpdpbusd(ymm(EXCESS), ymm(CONSTANT), ymm(ROW)));
                 }
             }
             Products::Words => x86!(self;
@@ -113,8 +107,16 @@ impl Emitter {
                 vmovdqu(column, ymmword_ptr(line + rax));
                 vpdpbusd(sum, column, row);
             ),
+            (Products::Halves, unsigned) => {
+                if unsigned == Unsigned::Rows {
+                    x86!(self; vpmaddubsw(column, row, ymmword_ptr(line + rax)));
+                } else {
+                    x86!(self; vmovdqu(column, ymmword_ptr(line + rax)); vpmaddubsw(column, column, row));
+                }
+                self.add_halves(sum, column, ymm(CONSTANT));
+            }
             (Products::Bytes, Unsigned::Shifted) => x86!(self;
-                vpxor(column, ymm(SHIFT), ymmword_ptr(line + rax));
+                vpxor(column, ymm(CONSTANT), ymmword_ptr(line + rax));
                 vpdpbusd(sum, column, row);
             ),
         }

@@ -1,9 +1,9 @@
 //! Contractions on 256-bit vectors, for kernels that Cranelift writes.
 //!
-//! Cranelift's vectors have 128 bits, and what it makes of products of bytes is less than half of what even those could
-//! do. So where the target has AVX2, the function of a kernel is followed by one that is written here and knows nothing
-//! but the contraction: the kernel calls it for a chunk of rows and a [`SPAN`] of columns, and reads the accumulators that
-//! it leaves on the kernel's stack. A call does so much that its cost does not count.
+//! Cranelift's vectors have 128 bits. So where the target has AVX2, the function of a kernel is followed by one that is
+//! written here and knows nothing but the contraction: the kernel calls it for a [`CHUNK`] of rows and a [`SPAN`] of
+//! columns, and reads the accumulators that it leaves on the kernel's stack. A call does so much that its cost does not
+//! count.
 //!
 //! ```text
 //! for each piece of the depth                   (one, unless the depth is large)
@@ -23,7 +23,11 @@
 //!
 //! AVX-VNNI's `vpdpbusd` multiplies unsigned by signed bytes. Where neither operand is known not to be negative, 128 is
 //! added to the bytes of one of them (as the exclusive or with 0x80), and accumulators start at -128 times the sum of the
-//! other's. AVX2's product of bytes saturates; that of 16-bit integers is exact, and so bytes are widened to pairs:
+//! other's.
+//!
+//! AVX2 has products of unsigned by signed bytes in `vpmaddubsw`, but their sums of two saturate at 16 bits. They do not
+//! where the unsigned byte is at most 127, that is, where an operand is known not to be negative; then another instruction
+//! adds the sums of two in pairs. Otherwise `vpmaddwd` multiplies bytes that are widened to pairs of 16-bit integers:
 //!
 //! ```text
 //! four steps of the depth:    b0 b1 b2 b3
@@ -39,7 +43,8 @@ mod tile;
 use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{Contraction, Program, Side};
 use iced_x86::code_asm::{
-    AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, qword_ptr, registers, rsp,
+    AsmRegister64, AsmRegisterXmm, AsmRegisterYmm, CodeAssembler, CodeLabel, qword_ptr, r8, r9, r10, r11,
+    r12, r13, r14, r15, registers, rsp,
 };
 
 use crate::layout::row_bytes;
@@ -60,6 +65,9 @@ const WIDTH: usize = 3;
 /// Columns in a packed vector.
 const LANES: usize = 8;
 
+/// Registers of their addresses.
+const LINES: [AsmRegister64; LANES] = [r8, r9, r10, r11, r12, r13, r14, r15];
+
 /// Bytes of a vector.
 const VECTOR: usize = 32;
 
@@ -68,6 +76,8 @@ const VECTOR: usize = 32;
 pub(crate) enum Products {
     /// AVX-VNNI: four products of bytes to a lane.
     Bytes,
+    /// AVX2, of bytes of which one is not negative: two products to a half of a lane.
+    Halves,
     /// AVX2: two products of 16-bit integers to a lane.
     Words,
 }
@@ -84,7 +94,7 @@ impl Products {
     /// Bytes of a packed vector's four steps of the depth.
     fn group(self) -> usize {
         match self {
-            Self::Bytes => VECTOR,
+            Self::Bytes | Self::Halves => VECTOR,
             Self::Words => 2 * VECTOR,
         }
     }
@@ -95,7 +105,7 @@ impl Products {
     }
 }
 
-/// Which factor `vpdpbusd` takes as unsigned.
+/// Which factor instructions may take as unsigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unsigned {
     Rows,
@@ -125,6 +135,10 @@ pub(crate) fn function(
         Some(Side::Lhs) => Unsigned::Rows,
         Some(Side::Rhs) => Unsigned::Columns,
         None => Unsigned::Shifted,
+    };
+    let products = match products {
+        Products::Words if unsigned != Unsigned::Shifted => Products::Halves,
+        products => products,
     };
     let (rows, columns) = (pitch(contraction.lhs)?, pitch(contraction.rhs)?);
     let code = encoded(CodeAssembler::new(64));
@@ -173,10 +187,10 @@ impl Emitter {
         encoded(self.code.zero_bytes());
     }
 
-    /// The addresses of lines, the first of them known and each `pitch` bytes behind the one before; of `count` lines the
-    /// last one's in place of those that are not there.
-    fn addresses(&mut self, lines: &[AsmRegister64], count: AsmRegister64, pitch: usize) {
-        for (index, pair) in lines.windows(2).enumerate() {
+    /// The addresses in [`LINES`], the first of them known and each `pitch` bytes behind the one before; of `count` lines
+    /// the last one's in place of those that are not there.
+    fn addresses(&mut self, count: AsmRegister64, pitch: usize) {
+        for (index, pair) in LINES.windows(2).enumerate() {
             let (last, next) = (pair[0], pair[1]);
             x86!(self; lea(next, last + offset(pitch)); cmp(count, offset(index + 1)); cmovle(next, last));
         }
@@ -186,6 +200,11 @@ impl Emitter {
         for vector in vectors.map(ymm) {
             x86!(self; vpxor(vector, vector, vector));
         }
+    }
+
+    /// Adds products of two bytes in each half of a lane to `sum`.
+    fn add_halves(&mut self, sum: AsmRegisterYmm, products: AsmRegisterYmm, ones: AsmRegisterYmm) {
+        x86!(self; vpmaddwd(products, products, ones); vpaddd(sum, sum, products));
     }
 
     /// Four bytes in each lane as their even and their odd pair.

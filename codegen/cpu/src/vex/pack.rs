@@ -3,26 +3,20 @@
 //! Eight columns and 32 steps of the depth are turned in registers, as 8 x 8 words of four bytes: first the lower halves
 //! of all columns, then the upper ones.
 
-use iced_x86::code_asm::{
-    AsmRegister64, ptr, qword_ptr, r8, r9, r10, r11, r12, r13, r14, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp,
-    xmmword_ptr, ymmword_ptr,
-};
+use iced_x86::code_asm::{ptr, qword_ptr, r8, rax, rbx, rcx, rdi, rdx, rsi, rsp, xmmword_ptr, ymmword_ptr};
 
 use super::frame::{self, AREA, mask_from};
-use super::{Emitter, LANES, Products, VECTOR, WIDTH, offset, xmm, ymm};
+use super::{Emitter, LANES, LINES, Products, VECTOR, WIDTH, offset, xmm, ymm};
 use crate::x86::x86;
 
 /// Steps of the depth that are turned at a time.
 const STEP: usize = 32;
 
-/// Registers of eight columns' addresses.
-const LINES: [AsmRegister64; LANES] = [r8, r9, r10, r11, r12, r13, r14, r15];
-
 /// Registers of the sums of the columns, of every fourth group of steps each.
 const SUMS: usize = 8;
 
-/// The register of what is added to bytes.
-const SHIFT: usize = 14;
+/// The register of the constant.
+const CONSTANT: usize = 14;
 
 impl Emitter {
     /// Copies the piece at hand of all rows, 128 added or widened to pairs.
@@ -30,7 +24,7 @@ impl Emitter {
         // rbx: rows left; rsi: the first of them; rdi: where it goes; rcx: the depth; rax: steps that are copied.
         let (mut row, mut again) = (self.label(), self.label());
         if self.shifts() {
-            self.load_shift(SHIFT);
+            self.load_constant(CONSTANT);
         }
         self.piece_depth(rcx);
         x86!(self;
@@ -58,10 +52,10 @@ impl Emitter {
         let (bytes, even, odd) = (ymm(0), ymm(1), ymm(2));
         x86!(self; vmovdqu(bytes, ymmword_ptr(rsi + rax)));
         if self.shifts() {
-            x86!(self; vpxor(bytes, bytes, ymm(SHIFT)));
+            x86!(self; vpxor(bytes, bytes, ymm(CONSTANT)));
         }
         match self.products {
-            Products::Bytes => x86!(self; vmovdqa(ymmword_ptr(rdi + rax), bytes)),
+            Products::Bytes | Products::Halves => x86!(self; vmovdqa(ymmword_ptr(rdi + rax), bytes)),
             Products::Words => {
                 self.pairs(bytes, even, odd);
                 x86!(self;
@@ -100,10 +94,10 @@ impl Emitter {
     fn pack_vector(&mut self) {
         // rax: steps that are packed; rdx: steps left; rcx: where they go.
         x86!(self; mov(r8, rsi));
-        self.addresses(&LINES, rbx, self.columns);
+        self.addresses(rbx, self.columns);
         if self.shifts() {
             self.zero(SUMS..SUMS + 4);
-            self.load_shift(SHIFT);
+            self.load_constant(CONSTANT);
         }
         self.piece_depth(rdx);
         x86!(self; xor(rax, rax); lea(rcx, ptr(rdi + (frame::PACKED - frame::STARTS))));
@@ -162,7 +156,9 @@ impl Emitter {
     fn store_group(&mut self, group: usize, at: usize) {
         let (even, odd) = (ymm(4), ymm(5));
         match self.products {
-            Products::Bytes => x86!(self; vmovdqa(ymmword_ptr(rcx + offset(at)), ymm(group))),
+            Products::Bytes | Products::Halves => {
+                x86!(self; vmovdqa(ymmword_ptr(rcx + offset(at)), ymm(group)))
+            }
             Products::Words => {
                 self.pairs(ymm(group), even, odd);
                 x86!(self;
@@ -172,7 +168,7 @@ impl Emitter {
             }
         }
         if self.shifts() {
-            x86!(self; vpdpbusd(ymm(SUMS + group), ymm(SHIFT), ymm(group)));
+            x86!(self; vpdpbusd(ymm(SUMS + group), ymm(CONSTANT), ymm(group)));
         }
     }
 

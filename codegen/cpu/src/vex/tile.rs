@@ -11,6 +11,9 @@ use crate::x86::x86;
 /// Groups of four steps of the depth in a turn of the innermost loop. What is packed comes in eights of them.
 const UNROLLED: usize = 2;
 
+/// The register of the constant, of [`Products::Halves`].
+const CONSTANT: usize = 15;
+
 /// Bytes between the accumulators of neighbouring rows.
 pub(super) const PITCH: usize = 4 * SPAN;
 
@@ -97,6 +100,9 @@ impl Emitter {
 
     fn tile(&mut self, width: usize) {
         self.start(width);
+        if self.products == Products::Halves {
+            self.load_constant(CONSTANT);
+        }
         // rax: the step of the depth; rdx: what is packed of it. Behind the end there are zeros.
         x86!(self; xor(rax, rax); lea(rdx, ptr(rsp + frame::PACKED)));
         let (mut again, group) = (self.label(), self.products.group());
@@ -104,6 +110,7 @@ impl Emitter {
         for number in 0..UNROLLED {
             match self.products {
                 Products::Bytes => self.bytes(width, number),
+                Products::Halves => self.halves(width, number),
                 Products::Words => self.words(width, number),
             }
         }
@@ -137,6 +144,24 @@ impl Emitter {
                     Unsigned::Columns => x86!(self; vpdpbusd(sum, column, row)),
                     Unsigned::Rows | Unsigned::Shifted => x86!(self; vpdpbusd(sum, row, column)),
                 }
+            }
+        }
+    }
+
+    /// The same by way of 16-bit sums.
+    fn halves(&mut self, width: usize, number: usize) {
+        let (row, products) = (ymm(12), ymm(13));
+        for line in 0..HEIGHT {
+            let at = line * frame::COPY + 4 * number;
+            x86!(self; vpbroadcastd(row, dword_ptr(rsi + rax + offset(at))));
+            for vector in 0..width {
+                let column = ymmword_ptr(rdx + offset(vector * AREA + number * VECTOR));
+                if self.unsigned == Unsigned::Rows {
+                    x86!(self; vpmaddubsw(products, row, column));
+                } else {
+                    x86!(self; vmovdqa(products, column); vpmaddubsw(products, products, row));
+                }
+                self.add_halves(ymm(line * width + vector), products, ymm(CONSTANT));
             }
         }
     }
