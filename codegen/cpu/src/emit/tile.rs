@@ -23,12 +23,11 @@ use crate::layout::row_bytes;
 use crate::machine::Dot;
 use crate::vex;
 
+/// Bytes of an accumulator.
+const ACCUMULATOR: usize = 4;
+
 /// Products in a step.
 const STEP: usize = 16;
-
-/// Bytes between accumulators that `vex` has computed, and between rows of them.
-const COMPUTED: usize = 4;
-const COMPUTED_ROW: usize = COMPUTED * vex::SPAN;
 
 /// One row of an operand.
 #[derive(Clone, Copy)]
@@ -69,8 +68,8 @@ impl Emitter<'_> {
     /// What all tiles of these rows share.
     pub(super) fn tile_rows(&mut self, first: Value, count: usize) -> Rows {
         if let Some(Products { computed: Some(computed), .. }) = self.products {
-            let base = self.indexed(computed, first, COMPUTED_ROW);
-            let row = |ahead| self.ahead(Address { base, offset: 0 }, ahead * COMPUTED_ROW);
+            let base = self.indexed(computed, first, vex::PITCH);
+            let row = |ahead| self.ahead(Address { base, offset: 0 }, ahead * vex::PITCH);
             return Rows::Computed((0..count).map(row).collect());
         }
         let lhs = self.contraction().lhs;
@@ -92,7 +91,7 @@ impl Emitter<'_> {
             colocated: true,
             patchable: false,
         });
-        let sums = self.room(rows.next_multiple_of(vex::HEIGHT) * COMPUTED_ROW);
+        let sums = self.room(rows.next_multiple_of(vex::HEIGHT) * vex::PITCH);
         self.products = Some(Products { function, sums, computed: None });
     }
 
@@ -109,8 +108,8 @@ impl Emitter<'_> {
         let columns = self.b.ins().isub(span.to, span.from);
         let depth = self.size(contraction.depth).value;
         self.b.ins().call(function, &[lhs, count, rhs, columns, depth, at]);
-        let rows = self.indexed_back(at, from, COMPUTED_ROW);
-        let computed = Some(self.indexed_back(rows, span.from, COMPUTED));
+        let rows = self.indexed_back(at, from, vex::PITCH);
+        let computed = Some(self.indexed_back(rows, span.from, ACCUMULATOR));
         self.products = Some(Products { function, sums, computed });
     }
 
@@ -144,7 +143,7 @@ impl Emitter<'_> {
 
     fn computed_tile(&mut self, rows: &[Address], block: Block) -> Vec<Value> {
         let load = |&Address { base, offset }: &Address| {
-            let base = self.indexed(base, block.column, COMPUTED);
+            let base = self.indexed(base, block.column, ACCUMULATOR);
             self.b.ins().load(types::I32X4, memory_flags(), base, offset)
         };
         rows.iter().map(load).collect()

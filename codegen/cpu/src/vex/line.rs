@@ -7,8 +7,7 @@ use iced_x86::code_asm::{
 };
 
 use super::frame::{self, mask_from};
-use super::tile::PITCH;
-use super::{Emitter, LANES, LINES, Products, Unsigned, VECTOR, offset, xmm, ymm};
+use super::{Emitter, LANES, LINES, PITCH, Products, Unsigned, VECTOR, offset, xmm, ymm};
 use crate::x86::x86;
 
 /// Registers: the columns' accumulators come first.

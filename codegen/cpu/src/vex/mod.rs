@@ -50,8 +50,11 @@ use iced_x86::code_asm::{
 use crate::layout::row_bytes;
 use crate::x86::{Code, encoded, x86};
 
-/// Most columns of a call, and the accumulators between those of neighbouring rows.
+/// Most columns of a call.
 pub(crate) const SPAN: usize = 96;
+
+/// Bytes between the accumulators of neighbouring rows.
+pub(crate) const PITCH: usize = 4 * SPAN;
 
 /// Most rows of a call.
 pub(crate) const CHUNK: usize = 96;

@@ -5,7 +5,7 @@ use iced_x86::code_asm::{
 };
 
 use super::frame::{self, AREA};
-use super::{Emitter, HEIGHT, LANES, Products, SPAN, Unsigned, VECTOR, WIDTH, offset, ymm};
+use super::{Emitter, HEIGHT, LANES, PITCH, Products, Unsigned, VECTOR, WIDTH, offset, ymm};
 use crate::x86::x86;
 
 /// Groups of four steps of the depth in a turn of the innermost loop. What is packed comes in eights of them.
@@ -13,9 +13,6 @@ const UNROLLED: usize = 2;
 
 /// The register of the constant, of [`Products::Halves`].
 const CONSTANT: usize = 15;
-
-/// Bytes between the accumulators of neighbouring rows.
-pub(super) const PITCH: usize = 4 * SPAN;
 
 impl Emitter {
     /// All rows by all columns.
