@@ -1,12 +1,11 @@
 //! The backend: programs in, machine code or text out.
 
-use cranelift_codegen::ir::Function;
 use ffc_codegen::{Backend, CodegenError, Target};
 use ffc_ir::kernel::{Kernel, Program};
 use ffc_runtime::artifact::Variant;
 
 use crate::blob::{self, Blob};
-use crate::emit;
+use crate::emit::{self, Functions};
 use crate::machine::Machine;
 use crate::wide::{self, Products};
 
@@ -47,7 +46,7 @@ impl CpuBackend {
             );
             return Err(CodegenError { kernel: None, reason });
         }
-        text(program, |kernel| Ok(self.function(program, kernel)?.display().to_string()))
+        text(program, |kernel| Ok(self.functions(program, kernel)?.kernel.display().to_string()))
     }
 
     /// The assembly of all kernels as text.
@@ -57,7 +56,7 @@ impl CpuBackend {
     pub fn asm(&self, program: &Program) -> Result<String, CodegenError> {
         text(program, |kernel| match self.wide {
             Some(products) => Ok(wide::function(products, program, kernel)?.disassemble()),
-            None => blob::disassemble(&self.machine, self.function(program, kernel)?),
+            None => blob::disassemble(&self.machine, self.functions(program, kernel)?),
         })
     }
 
@@ -65,12 +64,12 @@ impl CpuBackend {
     fn code(&self, program: &Program, kernel: &Kernel, blob: &mut Blob) -> Result<usize, String> {
         match self.wide {
             Some(products) => Ok(blob.append_bytes(&wide::function(products, program, kernel)?.bytes)),
-            None => blob.append(&self.machine, self.function(program, kernel)?),
+            None => blob.append(&self.machine, self.functions(program, kernel)?),
         }
     }
 
-    fn function(&self, program: &Program, kernel: &Kernel) -> Result<Function, String> {
-        emit::function(&self.machine, program, kernel)
+    fn functions(&self, program: &Program, kernel: &Kernel) -> Result<Functions, String> {
+        emit::functions(&self.machine, program, kernel)
     }
 }
 

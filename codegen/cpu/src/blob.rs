@@ -1,13 +1,15 @@
 //! From functions to one blob of machine code.
 //!
-//! Kernels never call out and never name an address, so a compiled function is final wherever it lands: laying out is
-//! concatenation. Each function starts at a cache line, which also aligns the constants that Cranelift keeps behind its
-//! code.
+//! Kernels never name an address, and the only function that one calls, its contraction, lies right behind it. So code is
+//! final wherever it lands: laying out is concatenation, and writing the distance into that call. Each function starts at
+//! a cache line, which also aligns the constants that Cranelift keeps behind its code.
 
-use cranelift_codegen::Context;
+use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::Function;
+use cranelift_codegen::{Context, FinalizedMachReloc};
 
+use crate::emit::Functions;
 use crate::machine::Machine;
 
 /// Alignment of functions.
@@ -20,11 +22,16 @@ pub(crate) struct Blob {
 }
 
 impl Blob {
-    /// Compiles a function and appends it; where it starts.
-    pub(crate) fn append(&mut self, machine: &Machine, function: Function) -> Result<usize, String> {
-        let context = compile(machine, function, false)?;
+    /// Compiles a kernel's functions and appends them; where the kernel starts.
+    pub(crate) fn append(&mut self, machine: &Machine, functions: Functions) -> Result<usize, String> {
+        let context = compile(machine, functions.kernel, false)?;
         let compiled = context.compiled_code().expect("it was compiled above");
-        Ok(self.append_bytes(compiled.code_buffer()))
+        let entry = self.append_bytes(compiled.code_buffer());
+        let contraction = functions.contraction.map(|code| self.append_bytes(&code.bytes));
+        for call in compiled.buffer.relocs() {
+            self.link(entry, call, contraction)?;
+        }
+        Ok(entry)
     }
 
     /// Appends a function's code; where it starts.
@@ -34,23 +41,39 @@ impl Blob {
         self.code.extend_from_slice(code);
         entry
     }
+
+    /// Writes the distance to the contraction's function into a call of the kernel that starts at `entry`.
+    fn link(
+        &mut self,
+        entry: usize,
+        call: &FinalizedMachReloc,
+        contraction: Option<usize>,
+    ) -> Result<(), String> {
+        let (Reloc::X86CallPCRel4, Some(contraction)) = (call.kind, contraction) else {
+            return Err(format!("the code refers to `{:?}`, outside itself", call.target));
+        };
+        let place = entry + call.offset as usize;
+        let distance = contraction as i64 - place as i64 + call.addend;
+        let distance = i32::try_from(distance).map_err(|_| "the kernel's code is too long".to_string())?;
+        self.code[place..place + 4].copy_from_slice(&distance.to_le_bytes());
+        Ok(())
+    }
 }
 
-/// The assembly of a function as text.
-pub(crate) fn disassemble(machine: &Machine, function: Function) -> Result<String, String> {
-    let mut context = compile(machine, function, true)?;
+/// The assembly of a kernel's functions as text.
+pub(crate) fn disassemble(machine: &Machine, functions: Functions) -> Result<String, String> {
+    let mut context = compile(machine, functions.kernel, true)?;
     let compiled = context.take_compiled_code().expect("it was compiled above");
-    Ok(compiled.vcode.expect("a disassembly was asked for"))
+    let kernel = compiled.vcode.expect("a disassembly was asked for");
+    let contraction = functions.contraction.map(|code| format!("; its contraction\n{}", code.disassemble()));
+    Ok(kernel + &contraction.unwrap_or_default())
 }
 
 fn compile(machine: &Machine, function: Function, disassembly: bool) -> Result<Context, String> {
     let mut context = Context::for_function(function);
     context.set_disasm(disassembly);
-    let compiled = context
+    context
         .compile(&*machine.isa, &mut ControlPlane::default())
         .map_err(|error| format!("{:?}", error.inner))?;
-    match compiled.buffer.relocs().first() {
-        None => Ok(context),
-        Some(relocation) => Err(format!("the code refers to `{:?}`, outside itself", relocation.target)),
-    }
+    Ok(context)
 }

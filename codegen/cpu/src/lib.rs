@@ -1,10 +1,12 @@
 //! Machine code for CPUs: AVX-512 and AMX directly, everything else by Cranelift.
 //!
 //! [`CpuBackend`] compiles every kernel of a program to one function and lays the functions out in one blob that runs
-//! wherever it is mapped: kernels call nothing and refer to nothing outside themselves.
+//! wherever it is mapped: kernels refer to nothing outside themselves, and call nothing but what lies right behind them.
 //!
 //! * `emit` writes a kernel as Cranelift's IR: the loop nest, expressions on 128-bit vectors, contraction tiles;
+//! * `vex` writes contractions of those kernels as AVX2 instructions, where the target has them;
 //! * `wide` writes a kernel as AVX-512 instructions, where the target has them;
+//! * `x86` is what these two share;
 //! * `machine` says what a target's instructions offer and configures Cranelift for it;
 //! * `blob` compiles functions and lays them out;
 //! * `native` makes a target of the machine that this program runs on;
@@ -19,7 +21,9 @@ mod layout;
 mod machine;
 mod native;
 mod plan;
+mod vex;
 mod wide;
+mod x86;
 
 pub use backend::CpuBackend;
 pub use native::native;

@@ -4,21 +4,23 @@ use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use ffc_codegen::{Architecture, CodegenError, Target};
 
+use crate::vex::Products;
+
 /// A target as the emitter sees it.
 pub(crate) struct Machine {
     /// Cranelift's view.
     pub(crate) isa: OwnedTargetIsa,
     /// 32-bit elements that are computed at a time: 4, or 1 where there are no vectors.
     pub(crate) lanes: usize,
-    /// How sums of products are computed.
+    /// How sums of products are computed, by Cranelift.
     pub(crate) dot: Dot,
+    /// Where contractions are not Cranelift's work: what they are made of.
+    pub(crate) products: Option<Products>,
 }
 
 /// Instructions for sums of products of 8-bit integers, in the order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dot {
-    /// x86 `vpdpbusd`: four products of an unsigned and a signed byte are added to each 32-bit lane.
-    UnsignedSigned,
     /// x86 `pmaddwd`: two products of 16-bit integers give a 32-bit lane.
     Pairs,
     /// AArch64 `sdot`, or its longer form of widening products and pairwise sums.
@@ -51,18 +53,13 @@ const SETTINGS: &[(&str, Option<&str>)] = &[
 impl Machine {
     pub(crate) fn new(target: &Target) -> Result<Self, CodegenError> {
         let (dot, lanes) = match target.architecture {
-            Architecture::X86_64 if has_vnni(target) => (Dot::UnsignedSigned, 4),
             Architecture::X86_64 => (Dot::Pairs, 4),
             Architecture::Aarch64 => (Dot::Signed, 4),
             // Cranelift has no vectors for RISC-V without the V extension, which is not in RV64GC.
             Architecture::Riscv64 => (Dot::Scalar, 1),
         };
-        Ok(Self { isa: configure(target)?, lanes, dot })
+        Ok(Self { isa: configure(target)?, lanes, dot, products: Products::of(target) })
     }
-}
-
-fn has_vnni(target: &Target) -> bool {
-    (target.has("avx512vnni") && target.has("avx512vl")) || (target.has("avxvnni") && target.has("avx"))
 }
 
 fn configure(target: &Target) -> Result<OwnedTargetIsa, CodegenError> {
@@ -91,7 +88,9 @@ fn flags() -> settings::Flags {
     for (name, value) in [
         ("opt_level", "speed"),
         ("enable_verifier", "true"),
-        ("enable_probestack", "false"),
+        // Contractions leave their accumulators on the stack: more than a page.
+        ("enable_probestack", "true"),
+        ("probestack_strategy", "inline"),
         ("unwind_info", "false"),
         ("enable_nan_canonicalization", "false"),
     ] {

@@ -96,15 +96,39 @@ fn shapes() {
     }
 }
 
+/// Around what contractions do at a time: rows, columns and depth of tiles, strips, panels, chunks and pieces.
+#[test]
+fn edges() {
+    let mut random = Random(6);
+    let rows = [3, 4, 5, 95, 96, 97, 100].map(|rows| [rows, 25, 33]);
+    let columns = [1, 8, 9, 16, 17, 23, 24, 25, 95, 96, 97, 121].map(|columns| [5, columns, 35]);
+    let depths = [3, 4, 8, 31, 32, 33, 511, 512, 513, 1023, 1024, 1025, 2049].map(|depth| [6, 10, depth]);
+    for shape in [&rows[..], &columns, &depths].concat() {
+        for few in [false, true] {
+            let rows = if few { shape[0].min(2) } else { shape[0] };
+            for side in SIDES {
+                let shape = [rows, shape[1], shape[2]].map(Extent::Const);
+                compare(&sums(1, shape, side), None, 1, &mut random);
+            }
+        }
+    }
+}
+
 #[test]
 fn extremes() {
     let mut random = Random(2);
-    for extreme in [[127, 127], [127, -127], [-127, 127], [-127, -127], [-128, -128], [127, -128]] {
+    for extreme in
+        [[127, 127], [127, -127], [-127, 127], [-127, -127], [-128, -128], [127, -128], [-128, 127]]
+    {
         for side in SIDES {
-            if side.is_some() && extreme.contains(&-128) {
+            // The magnitude of -128 is not among the values of a side without negative ones.
+            let [lhs, rhs] = extreme;
+            if matches!((side, lhs, rhs), (Some(Side::Lhs), -128, _) | (Some(Side::Rhs), _, -128)) {
                 continue;
             }
-            compare(&sums(1, [4, 6, 2048].map(Extent::Const), side), Some(extreme), 1, &mut random);
+            for rows in [1, 4] {
+                compare(&sums(1, [rows, 6, 2048].map(Extent::Const), side), Some(extreme), 1, &mut random);
+            }
         }
     }
 }
@@ -123,7 +147,15 @@ fn panels() {
     case.stages[0].reduces.push(Reduce { op: Fold::MaxI32, value: sum, into: most });
     case.stages[0].reduces.push(Reduce { op: Fold::SumI32, value: sum, into: total });
     case.stages[0].stores.push(Store { buffer: narrow, at: At::Element, value: sum });
+    let f = case.builder.to_f32(sum);
+    let exact = case.arena(DType::F32, [rows, Extent::Const(1)]);
+    case.stages[0].reduces.push(Reduce { op: Fold::SumF32, value: f, into: exact });
     let values = operands(&case, None, &mut random);
+    check(&case, &values, 1, &mut random);
+    // Some rows only.
+    let row = case.builder.expr(Expr::RowIndex);
+    let third = case.builder.rem(row, 3);
+    case.stages[0].when = Some(third);
     check(&case, &values, 1, &mut random);
 }
 

@@ -109,10 +109,18 @@ fn dot_products_are_found() {
         assert_eq!(dots(X86_64, "avx512vnni", side, "vpdpbusd"), 2 * (12 + 8 + 4 + 1) + sums, "{side:?}");
         assert_eq!(dots(Aarch64, "dotprod", side, "sdot"), tiles(3), "{side:?}");
         assert_eq!(dots(Aarch64, "portable", side, "sdot"), 0);
-        for (name, mnemonic) in [("portable", "pmaddwd"), ("avx2", "vpmaddwd")] {
+        // Two steps of four rows by three, two and one vectors, and one row by eight columns; without an unsigned side
+        // also the sums of each column, twice eight steps, and of the row.
+        let tiles = 2 * 4 * (3 + 2 + 1);
+        let sums = if side.is_none() { 2 * 8 + 1 } else { 0 };
+        assert_eq!(dots(X86_64, "avxvnni", side, "vpdpbusd"), tiles + 8 + sums, "{side:?}");
+        let (halves, wide) = if side.is_none() { (0, 2 * tiles) } else { (tiles + 8, tiles) };
+        assert_eq!(dots(X86_64, "avx2", side, "vpmaddubsw"), halves, "{side:?}");
+        assert_eq!(dots(X86_64, "avx2", side, "vpmaddwd"), wide + 8, "{side:?}");
+        // The partial block has two columns: products with its other two lanes are shared.
+        assert_eq!(dots(X86_64, "portable", side, "pmaddwd"), 2 * (4 + 2) * (2 + 1), "{side:?}");
+        for name in ["avx2", "portable"] {
             assert_eq!(dots(X86_64, name, side, "vpdpbusd"), 0);
-            // The partial block has two columns: products with its other two lanes are shared.
-            assert_eq!(dots(X86_64, name, side, mnemonic), 2 * (4 + 2) * (2 + 1), "{name} {side:?}");
         }
     }
 }

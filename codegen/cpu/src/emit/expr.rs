@@ -208,7 +208,7 @@ impl Emitter<'_> {
     fn truncate(&mut self, a: Value, int: Type) -> Value {
         // Saturation is not wanted, and x86 would have to mend what its instruction gives out of range.
         match self.machine.dot {
-            Dot::UnsignedSigned | Dot::Pairs if int.is_vector() => self.b.ins().x86_cvtt2dq(int, a),
+            Dot::Pairs if int.is_vector() => self.b.ins().x86_cvtt2dq(int, a),
             _ => self.b.ins().fcvt_to_sint_sat(int, a),
         }
     }

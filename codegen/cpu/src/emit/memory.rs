@@ -37,15 +37,25 @@ impl Emitter<'_> {
 
     /// The address `index * pitch` bytes behind another.
     pub(super) fn indexed(&mut self, base: Value, index: Value, pitch: usize) -> Value {
-        let bytes = match pitch {
+        let bytes = self.times(index, pitch);
+        self.b.ins().iadd(base, bytes)
+    }
+
+    /// The address `index * pitch` bytes before another.
+    pub(super) fn indexed_back(&mut self, base: Value, index: Value, pitch: usize) -> Value {
+        let bytes = self.times(index, pitch);
+        self.b.ins().isub(base, bytes)
+    }
+
+    fn times(&mut self, index: Value, pitch: usize) -> Value {
+        match pitch {
             1 => index,
             _ if pitch.is_power_of_two() => self.b.ins().ishl_imm_u(index, i64::from(pitch.trailing_zeros())),
             _ => {
                 let pitch = self.int(pitch);
                 self.b.ins().imul(index, pitch)
             }
-        };
-        self.b.ins().iadd(base, bytes)
+        }
     }
 
     /// The address of item `row / per` of things that are `pitch` bytes apart.

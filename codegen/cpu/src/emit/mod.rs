@@ -15,19 +15,37 @@ mod reduce;
 mod tile;
 
 use cranelift_codegen::ir::{
-    AbiParam, Endianness, Function, InstBuilder, MemFlagsData, Signature, Type, UserFuncName, Value, types,
+    AbiParam, Endianness, Function, InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData,
+    StackSlotKind, Type, UserFuncName, Value, types,
 };
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{Buffer, Extent, Kernel, Kind, Level, Program};
 
+use self::tile::Products;
 use crate::check;
 use crate::machine::Machine;
 use crate::plan;
+use crate::vex;
+use crate::x86::Code;
 
-/// The function of a kernel.
-pub(crate) fn function(machine: &Machine, program: &Program, kernel: &Kernel) -> Result<Function, String> {
+/// A kernel's function, and the one that it calls for its contraction.
+pub(crate) struct Functions {
+    pub(crate) kernel: Function,
+    pub(crate) contraction: Option<Code>,
+}
+
+/// The functions of a kernel.
+pub(crate) fn functions(machine: &Machine, program: &Program, kernel: &Kernel) -> Result<Functions, String> {
     check::check(program, kernel)?;
+    let contraction = match (machine.products, &kernel.contraction) {
+        (Some(products), Some(contraction)) => Some(vex::function(products, program, contraction)?),
+        _ => None,
+    };
+    Ok(Functions { kernel: function(machine, program, kernel), contraction })
+}
+
+fn function(machine: &Machine, program: &Program, kernel: &Kernel) -> Function {
     let mut signature = Signature::new(machine.isa.default_call_conv());
     signature.params = vec![AbiParam::new(types::I64); 4];
     let mut function = Function::with_name_signature(UserFuncName::default(), signature);
@@ -38,7 +56,7 @@ pub(crate) fn function(machine: &Machine, program: &Program, kernel: &Kernel) ->
     emitter.b.ins().return_(&[]);
     emitter.b.seal_all_blocks();
     emitter.b.finalize(machine.isa.frontend_config());
-    Ok(function)
+    function
 }
 
 /// What every part of the emitter works on.
@@ -58,6 +76,8 @@ struct Emitter<'a> {
     end: Value,
     /// Columns of the domain.
     columns: Size,
+    /// Who computes accumulators, unless tiles do.
+    products: Option<Products>,
     /// Quotients of row numbers that have been computed: dividend, rows ahead of it, divisor.
     quotients: Vec<((Value, usize, usize), Value)>,
 }
@@ -96,8 +116,15 @@ impl<'a> Emitter<'a> {
             first,
             end,
             columns,
+            products: None,
             quotients: Vec::new(),
         }
+    }
+
+    /// Room on the stack.
+    fn room(&mut self, bytes: usize) -> StackSlot {
+        let size = u32::try_from(bytes).expect("slots are small");
+        self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, size, 4))
     }
 
     fn lanes(&self) -> usize {

@@ -20,12 +20,7 @@ impl Emitter<'_> {
     /// Pads what a stage has stored in a row, if this was the row's last span.
     pub(super) fn pad_row(&mut self, stage: &Stage, row: Row, span: Span) {
         for buffer in self.padded(stage, &[At::Element, At::Column]) {
-            if span.whole {
-                self.pad_behind_row(buffer, row);
-            } else {
-                let last = self.b.ins().icmp(IntCC::Equal, span.to, self.columns.value);
-                self.when(last, |emitter| emitter.pad_behind_row(buffer, row));
-            }
+            self.at_last(span, |emitter| emitter.pad_behind_row(buffer, row));
         }
     }
 

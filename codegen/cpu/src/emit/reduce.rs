@@ -1,23 +1,32 @@
 //! Reductions along the columns of a row.
 //!
-//! Partial results live in a slot on the stack, one vector for integers and maxima, and all
+//! Partial results live on the stack, for each row of a chunk: one vector for integers and maxima, and all
 //! [`LANES`](ffc_ir::numerics::LANES) partial sums of an `f32` sum, of which a block adds to those that its columns
-//! belong to. At the end of the row they are combined and stored. Lanes that are not valid contribute what changes
-//! nothing.
+//! belong to. They begin with the row's first span of columns; at the end of its last one they are combined and stored.
+//! While a span's blocks are added, a single vector is in a register.
+//! Lanes that are not valid contribute what changes nothing.
 
-use cranelift_codegen::ir::{InstBuilder, StackSlot, StackSlotData, StackSlotKind, Type, Value, types};
+use cranelift_codegen::ir::{InstBuilder, StackSlot, Type, Value, types};
+use cranelift_frontend::Variable;
 use ffc_ir::kernel::{At, Binary, Fold, Reduce};
 use ffc_ir::numerics::LANES;
 
 use super::expr::{Block, Point};
-use super::nest::Span;
 use super::{Emitter, memory_flags};
 
-/// The partial results of one reduction in one row.
+/// The partial results of one reduction in the rows of a chunk.
 #[derive(Clone, Copy)]
-pub(super) struct Partial {
+pub(super) struct Partials {
     slot: StackSlot,
     op: Fold,
+}
+
+/// Those of one row: where they are, and what holds them while blocks are added, unless they are too many.
+#[derive(Clone, Copy)]
+pub(super) struct Partial {
+    base: Value,
+    op: Fold,
+    held: Option<Variable>,
 }
 
 /// How two partial results become one.
@@ -63,60 +72,77 @@ impl Emitter<'_> {
         }
     }
 
-    /// Begins the reductions of a row.
-    pub(super) fn begin_reduces(&mut self, reduces: &[Reduce]) -> Vec<Partial> {
-        reduces.iter().map(|reduce| self.begin_reduce(reduce.op)).collect()
+    /// Room for a reduction of so many rows.
+    pub(super) fn partials(&mut self, reduce: &Reduce, rows: usize) -> Partials {
+        let slot = self.room(rows * self.partial_bytes(reduce.op));
+        Partials { slot, op: reduce.op }
     }
 
-    fn begin_reduce(&mut self, op: Fold) -> Partial {
-        let bytes = 4 * partials(op, self.lanes());
-        let size = u32::try_from(bytes).expect("slots are small");
-        let slot = self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, size, 4));
+    /// The partial results of a row of the chunk.
+    pub(super) fn partial(&mut self, Partials { slot, op }: Partials, index: Value) -> Partial {
+        let base = self.b.ins().stack_addr(types::I64, slot, 0);
+        let ty = self.partial_type(op);
+        let held = (op != Fold::SumF32).then(|| self.b.declare_var(ty));
+        Partial { base: self.indexed(base, index, self.partial_bytes(op)), op, held }
+    }
+
+    /// Takes partial results from the stack.
+    pub(super) fn hold(&mut self, Partial { base, op, held }: Partial) {
+        if let Some(held) = held {
+            let ty = self.partial_type(op);
+            let partial = self.b.ins().load(ty, memory_flags(), base, 0);
+            self.b.def_var(held, partial);
+        }
+    }
+
+    /// Puts them back.
+    pub(super) fn put_back(&mut self, Partial { base, held, .. }: Partial) {
+        if let Some(held) = held {
+            let partial = self.b.use_var(held);
+            self.b.ins().store(memory_flags(), partial, base, 0);
+        }
+    }
+
+    fn partial_bytes(&self, op: Fold) -> usize {
+        4 * partials(op, self.lanes())
+    }
+
+    /// Begins a reduction.
+    pub(super) fn begin_reduce(&mut self, Partial { base, op, .. }: Partial) {
         let ty = self.partial_type(op);
         let start = self.neutral(op, ty);
-        let base = self.b.ins().stack_addr(types::I64, slot, 0);
-        for offset in (0..bytes).step_by(4 * self.lanes()) {
+        for offset in (0..self.partial_bytes(op)).step_by(4 * self.lanes()) {
             let offset = i32::try_from(offset).expect("slots are small");
             self.b.ins().store(memory_flags(), start, base, offset);
         }
-        Partial { slot, op }
     }
 
     /// Adds a block.
-    pub(super) fn reduce(&mut self, Partial { slot, op }: Partial, block: Block, value: Value) {
+    pub(super) fn reduce(&mut self, Partial { base, op, held }: Partial, block: Block, value: Value) {
         let value = if self.lanes() == 1 { value } else { self.or_else(block, value, neutral(op)) };
-        let base = self.b.ins().stack_addr(types::I64, slot, 0);
-        let place = if op == Fold::SumF32 {
-            let lane = self.b.ins().band_imm_u(block.column, LANES as i64 - 1);
-            self.indexed(base, lane, 4)
-        } else {
-            base
-        };
+        if let Some(held) = held {
+            let partial = self.b.use_var(held);
+            let partial = self.binary(combining(op), partial, value);
+            return self.b.def_var(held, partial);
+        }
+        let lane = self.b.ins().band_imm_u(block.column, LANES as i64 - 1);
+        let place = self.indexed(base, lane, 4);
         let ty = self.partial_type(op);
         let partial = self.b.ins().load(ty, memory_flags(), place, 0);
         let partial = self.binary(combining(op), partial, value);
         self.b.ins().store(memory_flags(), partial, place, 0);
     }
 
-    /// Combines the partial results of a row and stores the result; with the row's other spans where there are any.
-    pub(super) fn end_reduce(&mut self, reduce: &Reduce, partial: Partial, point: Point, span: Span) {
-        let (op, dtype) = (reduce.op, self.buffer(reduce.into).dtype);
+    /// Combines the partial results of a row and stores the result.
+    pub(super) fn end_reduce(&mut self, reduce: &Reduce, partial: Partial, point: Point) {
         let address = self.address(reduce.into, At::Row, point);
-        let mut result = self.combine(partial);
-        if !span.whole {
-            let earlier = self.load_one(dtype, address);
-            let ty = self.b.func.dfg.value_type(result);
-            let nothing = self.neutral(op, ty);
-            let earlier = self.b.ins().select(span.from, earlier, nothing);
-            result = self.binary(combining(op), earlier, result);
-        }
-        self.store_one(dtype, result, address);
+        let result = self.combine(partial);
+        self.store_one(self.buffer(reduce.into).dtype, result, address);
     }
 
-    fn combine(&mut self, Partial { slot, op }: Partial) -> Value {
-        let base = self.b.ins().stack_addr(types::I64, slot, 0);
+    fn combine(&mut self, Partial { base, op, .. }: Partial) -> Value {
         let (ty, lanes) = (self.partial_type(op), self.lanes());
-        let mut values: Vec<Value> = (0..4 * partials(op, lanes))
+        let mut values: Vec<Value> = (0..self.partial_bytes(op))
             .step_by(4 * lanes)
             .map(|offset| i32::try_from(offset).expect("slots are small"))
             .map(|offset| self.b.ins().load(ty, memory_flags(), base, offset))

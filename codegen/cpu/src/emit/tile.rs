@@ -1,51 +1,65 @@
 //! Contraction tiles: the accumulators of a few rows and four columns.
 //!
-//! Both operands lie along the depth, so a tile is `rows x 4` dot products. Each has a vector of four partial sums,
-//! which grows by 16 products a step; at the end, pairwise additions turn the four vectors of a row into one that holds
-//! its four accumulators. Rows are padded with zeros, so the depth is rounded up to whole steps.
+//! Where the machine has AVX2, `vex` has computed them already, and they are loaded ([`Emitter::multiply`]). Otherwise both
+//! operands lie along the depth, so a tile is `rows x 4` dot products. Each has a vector of four partial sums, which grows
+//! by 16 products a step; at the end, pairwise additions turn the four vectors of a row into one that holds its four
+//! accumulators. Rows are padded with zeros, so the depth is rounded up to whole steps.
 //!
-//! x86 multiplies unsigned by signed bytes only. An operand without negative elements serves as the unsigned one as it
-//! is. Otherwise 128 is added to the columns' bytes (as the exclusive or with 0x80), and what that adds to the sums,
-//! `128 * sum of the row`, is taken off beforehand: accumulators start at its negative, computed once per row in
-//! partial sums of the same shape ([`Emitter::tile_starts`]).
-//!
-//! Everything that knows how accumulators come about is in this file: other microkernels would replace it.
+//! Everything that knows how accumulators come about is in this file.
 
-use cranelift_codegen::ir::{InstBuilder, Value, types};
+use cranelift_codegen::ir::{
+    AbiParam, ExtFuncData, ExternalName, FuncRef, InstBuilder, Signature, StackSlot, UserExternalName, Value,
+    types,
+};
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{Buffer, Contraction, Extent, Side};
+use ffc_ir::kernel::{Buffer, Contraction, Extent};
 use ffc_ir::types::DType;
 
 use super::expr::{Block, Row};
 use super::memory::Address;
+use super::nest::Span;
 use super::{Emitter, memory_flags};
 use crate::layout::row_bytes;
 use crate::machine::Dot;
+use crate::vex;
+
+/// Bytes of an accumulator.
+const ACCUMULATOR: usize = 4;
 
 /// Products in a step.
 const STEP: usize = 16;
 
 /// One row of an operand.
 #[derive(Clone, Copy)]
-struct Line {
+pub(super) struct Line {
     start: Address,
     /// There is one byte to load: a column's elements may have no padding between them.
     single: bool,
 }
 
+/// The function of `vex`, and the accumulators that it leaves on the stack.
+#[derive(Clone, Copy)]
+pub(super) struct Products {
+    function: FuncRef,
+    sums: StackSlot,
+    /// Where they would begin if they were those of all rows and columns.
+    computed: Option<Value>,
+}
+
 /// What tiles of the same rows share.
-pub(super) struct Rows {
-    lines: Vec<Line>,
-    starts: Vec<Value>,
+pub(super) enum Rows {
+    /// Where their accumulators are, those of column 0 first.
+    Computed(Vec<Address>),
+    /// The rows themselves.
+    Lines(Vec<Line>),
 }
 
 impl Emitter<'_> {
-    /// Rows of a tile: as many as leave its `rows x 4` accumulators, a vector of each row, one of a column and a
-    /// constant in the registers, 16 of them on x86. `Pairs` wants two for each row and column.
+    /// Rows of a tile: as many as leave its `rows x 4` accumulators, a vector of each row and one of a column in the
+    /// registers. `Pairs` wants two for each row and column, and has 16 in all.
     pub(super) fn tile_height(&self) -> usize {
         match self.machine.dot {
-            Dot::UnsignedSigned if self.shifts_columns() => 2,
-            Dot::UnsignedSigned | Dot::Signed => 3,
+            Dot::Signed => 3,
             Dot::Pairs => 2,
             Dot::Scalar => 1,
         }
@@ -53,37 +67,86 @@ impl Emitter<'_> {
 
     /// What all tiles of these rows share.
     pub(super) fn tile_rows(&mut self, first: Value, count: usize) -> Rows {
+        if let Some(Products { computed: Some(computed), .. }) = self.products {
+            let base = self.indexed(computed, first, vex::PITCH);
+            let row = |ahead| self.ahead(Address { base, offset: 0 }, ahead * vex::PITCH);
+            return Rows::Computed((0..count).map(row).collect());
+        }
+        let lhs = self.contraction().lhs;
+        Rows::Lines((0..count).map(|ahead| self.line(lhs, Row { first, ahead })).collect())
+    }
+
+    /// Declares the function that computes accumulators, if that is not for tiles to do: the only one that kernels call.
+    pub(super) fn begin_contraction(&mut self, rows: usize) {
+        if self.machine.products.is_none() {
+            return;
+        }
+        let mut signature = Signature::new(self.machine.isa.default_call_conv());
+        signature.params = vec![AbiParam::new(types::I64); 6];
+        let signature = self.b.import_signature(signature);
+        let name = self.b.func.declare_imported_user_function(UserExternalName::new(0, 0));
+        let function = self.b.import_function(ExtFuncData {
+            name: ExternalName::user(name),
+            signature,
+            colocated: true,
+            patchable: false,
+        });
+        let sums = self.room(rows.next_multiple_of(vex::HEIGHT) * vex::PITCH);
+        self.products = Some(Products { function, sums, computed: None });
+    }
+
+    /// Computes the accumulators of some rows of a chunk and a span of columns, if they are not to be computed tile by
+    /// tile.
+    pub(super) fn multiply(&mut self, from: Value, count: Value, span: Span) {
+        let Some(Products { function, sums, .. }) = self.products else { return };
         let contraction = self.contraction();
-        let lines: Vec<Line> =
-            (0..count).map(|ahead| self.line(contraction.lhs, Row { first, ahead })).collect();
-        let starts = self.tile_starts(&lines);
-        Rows { lines, starts }
+        let at = self.b.ins().stack_addr(types::I64, sums, 0);
+        let [lhs, rhs] = [(contraction.lhs, from), (contraction.rhs, span.from)].map(|(operand, row)| {
+            let (pointer, pitch) = (self.pointer(operand), row_bytes(self.buffer(operand)));
+            self.indexed(pointer, row, pitch)
+        });
+        let columns = self.b.ins().isub(span.to, span.from);
+        let depth = self.size(contraction.depth).value;
+        self.b.ins().call(function, &[lhs, count, rhs, columns, depth, at]);
+        let rows = self.indexed_back(at, from, vex::PITCH);
+        let computed = Some(self.indexed_back(rows, span.from, ACCUMULATOR));
+        self.products = Some(Products { function, sums, computed });
     }
 
     /// The accumulators of some rows and the columns of a block, by row.
     pub(super) fn tile(&mut self, rows: &Rows, block: Block) -> Vec<Value> {
-        if self.lanes() == 1 {
-            return self.scalar_tile(rows, block);
-        }
+        let lines = match rows {
+            Rows::Computed(rows) => return self.computed_tile(rows, block),
+            Rows::Lines(lines) if self.lanes() == 1 => return self.scalar_tile(lines, block),
+            Rows::Lines(lines) => lines,
+        };
         let rhs = self.contraction().rhs;
         let columns = self.columns_of(rhs, block);
         // Column by column: values are computed in the order in which a loop hands them on, so that of the columns'
         // vectors only one is live at a time.
-        let starts = rows.starts.repeat(4);
+        let zero = self.words(types::I32X4, [0; 4]);
+        let starts = vec![zero; 4 * lines.len()];
         let sums = self.along_depth(STEP, &starts, |emitter, depth, sums| {
-            let vectors: Vec<Value> = rows.lines.iter().map(|&line| emitter.load_line(line, depth)).collect();
+            let vectors: Vec<Value> = lines.iter().map(|&line| emitter.load_line(line, depth)).collect();
             let mut next = Vec::with_capacity(sums.len());
             for (&line, sums) in columns.iter().zip(sums.chunks_exact(vectors.len())) {
                 let bytes = emitter.load_line(line, depth);
-                let bytes = emitter.unsigned_column(bytes);
                 next.extend(vectors.iter().zip(sums).map(|(&row, &sum)| emitter.dot(sum, row, bytes)));
             }
             next
         });
-        let count = rows.lines.len();
+        let count = lines.len();
         (0..count)
             .map(|row| self.gather_sums([0, 1, 2, 3].map(|column| sums[column * count + row])))
             .collect()
+    }
+
+    fn computed_tile(&mut self, rows: &[Address], block: Block) -> Vec<Value> {
+        let load = |&Address { base, offset }: &Address| {
+            let base = self.indexed(base, block.column, ACCUMULATOR);
+            self.b.ins().load(types::I32X4, memory_flags(), base, offset)
+        };
+        rows.iter().map(load).collect()
     }
 
     fn contraction(&self) -> Contraction {
@@ -133,60 +196,18 @@ impl Emitter<'_> {
         self.cast(types::I8X16, vector)
     }
 
-    /// Whether columns become unsigned by adding 128.
-    fn shifts_columns(&self) -> bool {
-        self.machine.dot == Dot::UnsignedSigned && self.contraction().non_negative.is_none()
-    }
-
-    fn unsigned_column(&mut self, bytes: Value) -> Value {
-        if !self.shifts_columns() {
-            return bytes;
-        }
-        let shift = self.vector(types::I8X16, [0x80; 16]);
-        self.b.ins().bxor(shift, bytes)
-    }
-
-    /// What the accumulators of each row start at.
-    fn tile_starts(&mut self, lines: &[Line]) -> Vec<Value> {
-        if self.lanes() == 1 {
-            return vec![self.b.ins().iconst(types::I32, 0); lines.len()];
-        }
-        let zero = self.words(types::I32X4, [0; 4]);
-        let zeros = vec![zero; lines.len()];
-        if !self.shifts_columns() {
-            return zeros;
-        }
-        let shift = self.vector(types::I8X16, [0x80; 16]);
-        let excess = self.along_depth(STEP, &zeros, |emitter, depth, sums| {
-            let lines = lines.iter().zip(sums);
-            lines
-                .map(|(&line, &sum)| {
-                    let bytes = emitter.load_line(line, depth);
-                    emitter.dot(sum, bytes, shift)
-                })
-                .collect()
-        });
-        excess.into_iter().map(|excess| self.b.ins().isub(zero, excess)).collect()
-    }
-
     /// Adds the products of 16 bytes of a row and of a column to four partial sums.
     fn dot(&mut self, sum: Value, row: Value, column: Value) -> Value {
-        match (self.machine.dot, self.contraction().non_negative) {
-            (Dot::UnsignedSigned, Some(Side::Lhs)) => self.dot_bytes(sum, column, row, true),
-            (Dot::UnsignedSigned, _) => self.dot_bytes(sum, row, column, true),
-            (Dot::Signed, _) => self.dot_bytes(sum, row, column, false),
-            (Dot::Pairs | Dot::Scalar, _) => self.dot_pairs(sum, row, column),
+        match self.machine.dot {
+            Dot::Signed => self.dot_bytes(sum, row, column),
+            Dot::Pairs | Dot::Scalar => self.dot_pairs(sum, row, column),
         }
     }
 
-    /// The tree that becomes `vpdpbusd` or `sdot`: `b` must be the unsigned one, the other order is not recognized.
-    fn dot_bytes(&mut self, sum: Value, a: Value, b: Value, unsigned: bool) -> Value {
+    /// The tree that becomes `sdot`.
+    fn dot_bytes(&mut self, sum: Value, a: Value, b: Value) -> Value {
         let (a_low, a_high) = (self.b.ins().swiden_low(a), self.b.ins().swiden_high(a));
-        let (b_low, b_high) = if unsigned {
-            (self.b.ins().uwiden_low(b), self.b.ins().uwiden_high(b))
-        } else {
-            (self.b.ins().swiden_low(b), self.b.ins().swiden_high(b))
-        };
+        let (b_low, b_high) = (self.b.ins().swiden_low(b), self.b.ins().swiden_high(b));
         let [low, high] = [(a_low, b_low), (a_high, b_high)].map(|(a, b)| {
             let products = self.b.ins().imul(a, b);
             let (low, high) = (self.b.ins().swiden_low(products), self.b.ins().swiden_high(products));
@@ -216,12 +237,13 @@ impl Emitter<'_> {
         self.b.ins().iadd_pairwise(low, high)
     }
 
-    fn scalar_tile(&mut self, rows: &Rows, block: Block) -> Vec<Value> {
+    fn scalar_tile(&mut self, lines: &[Line], block: Block) -> Vec<Value> {
         let rhs = self.contraction().rhs;
         let column = self.line(rhs, Row { first: block.column, ahead: 0 });
-        self.along_depth(1, &rows.starts, |emitter, depth, sums| {
+        let zero = self.b.ins().iconst(types::I32, 0);
+        self.along_depth(1, &vec![zero; lines.len()], |emitter, depth, sums| {
             let column = emitter.load_product(column, depth);
-            let lines = rows.lines.iter().zip(sums);
+            let lines = lines.iter().zip(sums);
             lines
                 .map(|(&line, &sum)| {
                     let row = emitter.load_product(line, depth);

@@ -13,9 +13,11 @@ use iced_x86::code_asm::{
     AsmRegister64, CodeAssembler, CodeLabel, byte_ptr, cl, cx, dword_ptr, eax, ecx, qword_ptr, r12, r13, r14,
     r15, rax, rbp, rbx, rcx, rsp, word_ptr,
 };
-use iced_x86::{BlockEncoderOptions, Code as Opcode, IcedError, Instruction, MemoryOperand, Register};
+use iced_x86::{BlockEncoderOptions, Code as Opcode, Instruction, MemoryOperand, Register};
 
-use super::Code;
+use crate::x86::{Code, encoded};
+
+pub(super) use crate::x86::x86;
 
 /// Bytes of a vector.
 pub(super) const VECTOR: usize = 64;
@@ -191,21 +193,6 @@ pub(super) struct Asm {
     setup: CodeLabel,
     body: CodeLabel,
     table: CodeLabel,
-}
-
-/// Instructions with general registers: `x86!(asm; mov(rax, rcx); add(rax, 4))`.
-macro_rules! x86 {
-    ($asm:expr; $($name:ident($($operand:expr),*));+ $(;)?) => {
-        {
-            $($crate::wide::asm::encoded($asm.code.$name($($operand),*));)+
-        }
-    };
-}
-pub(super) use x86;
-
-/// The emitter only writes instructions that exist.
-pub(super) fn encoded<T>(result: Result<T, IcedError>) -> T {
-    result.expect("the emitter writes instructions that exist")
 }
 
 /// Registers that belong to the caller.

@@ -31,7 +31,8 @@ mod values;
 use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{Kernel, Program};
 use ffc_runtime::cpu::{AMX, AVX512VNNI, Level};
-use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+
+use crate::x86::Code;
 
 /// Instructions for sums of products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,27 +52,6 @@ impl Products {
             Architecture::X86_64 if has(&AVX512VNNI) => Some(Self::Vectors),
             _ => None,
         }
-    }
-}
-
-/// A function that runs wherever it lies.
-pub(crate) struct Code {
-    /// Instructions, then constants.
-    pub(crate) bytes: Vec<u8>,
-    /// Where the instructions end.
-    end: usize,
-}
-
-impl Code {
-    /// The instructions as text.
-    pub(crate) fn disassemble(&self) -> String {
-        let (mut text, mut formatter) = (String::new(), IntelFormatter::new());
-        for instruction in Decoder::with_ip(64, &self.bytes[..self.end], 0, DecoderOptions::NONE) {
-            text += &format!("{:6x}  ", instruction.ip());
-            formatter.format(&instruction, &mut text);
-            text.push('\n');
-        }
-        text
     }
 }
 
