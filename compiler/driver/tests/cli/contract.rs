@@ -19,7 +19,8 @@ const VERBS: [&str; 11] = [
 #[test]
 fn train_prints_json_lines_alone() {
     let fixture = Fixture::new();
-    let run = fixture.done("train net.onnx --data data --epochs 3 -o out.onnx --checkpoint run --json");
+    let run = fixture
+        .done("train net.onnx --data data --epochs 3 --batch-size 16 -o out.onnx --checkpoint run --json");
     assert_eq!(run.err, "");
     let lines = run.json();
     let (summary, epochs) = lines.split_last().unwrap();

@@ -23,7 +23,7 @@ fn an_exported_file_is_the_checkpoint() {
     let fixture = Fixture::new();
     for (index, (recipe, predict, more)) in RUNS.iter().enumerate() {
         let (run, out) = (format!("run{index}"), format!("out{index}.onnx"));
-        let flags = format!("--recipe {recipe} --predict {predict} {more} --batch-size 16 --epochs 6");
+        let flags = format!("--recipe {recipe} --predict {predict} {more} --batch-size 16 --epochs 12");
         fixture.done(&format!("train net.onnx --data data {flags} --checkpoint {run} -o {out}"));
         fixture.done(&format!("export {run} -o again.onnx"));
         assert_eq!(fixture.read(&out), fixture.read("again.onnx"), "{flags}");

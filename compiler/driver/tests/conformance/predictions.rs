@@ -27,19 +27,20 @@ fn check(data: &Path, runs: &[(&str, &str, &[&str])]) {
         train.extend(["--recipe", recipe, "--predict", predict]);
         train.extend(*more);
         let trained = ffc(&train);
-        let eval = |precision: &str| {
-            ffc(&["eval", &run, "--data", data_name, "--precision", precision, "--scores", &scores, "--json"])
+        let int8_scores = place("int8-scores");
+        let eval = |precision: &str, scores: &str| {
+            ffc(&["eval", &run, "--data", data_name, "--precision", precision, "--scores", scores, "--json"])
         };
-        let int8 = eval("int8");
+        let int8 = eval("int8", &int8_scores);
         assert_eq!(trained["test_accuracy"], int8["test_accuracy"]);
-        let float = eval("float");
+        let float = eval("float", &scores);
         eprintln!("{recipe} {predict}: INT8 {}, FP32 {}", int8["test_accuracy"], float["test_accuracy"]);
         cases.push(json!({
             "model": out,
             "images": data.join("t10k-images-idx3-ubyte.gz"),
             "labels": data.join("t10k-labels-idx1-ubyte.gz"),
             "scores": scores,
-            "int8_accuracy": int8["test_accuracy"],
+            "int8_scores": int8_scores,
         }));
     }
     let list = folder.path().join("cases.json");
