@@ -54,6 +54,7 @@ def arguments():
     parser.add_argument("--torch", action="store_true", help="also PyTorch, which installs 3 GB")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of the section training")
     parser.add_argument("--repeats", type=int, help=f"rounds that count (default {FULL.repeats})")
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"of the section accuracy (default {FULL.seeds})")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants whose names begin like this")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="a trial of this program: its figures mean nothing")
@@ -125,7 +126,8 @@ def main():
     args = arguments()
     require(args)
     plan = QUICK if args.quick else FULL
-    plan = dataclasses.replace(plan, repeats=args.repeats or plan.repeats)
+    seeds = tuple(args.seeds or plan.seeds)
+    plan = dataclasses.replace(plan, repeats=args.repeats or plan.repeats, seeds=seeds)
     setting = Setting(args.ffc.resolve(), args.model, args.data, args.venv.absolute(), plan.images)
     contestants = chosen(args)
     known, measured = facts(args, plan, contestants), {}
