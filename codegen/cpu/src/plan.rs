@@ -1,7 +1,7 @@
 //! What a stage needs, and where each expression may be evaluated.
 
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{Expr, Kernel, Level, Stage};
+use ffc_ir::kernel::{Expr, Fold, Kernel, Level, Stage};
 
 /// A stage with the expressions that it needs, operands before users.
 pub(crate) struct Plan<'a> {
@@ -63,4 +63,13 @@ pub(crate) fn levels(kernel: &Kernel) -> Vec<Level> {
         levels[handle.index()] = operands.fold(own, Level::max).max(levels[handle.index()]);
     }
     levels
+}
+
+/// The bits of what changes nothing in a reduction. Sums of floats start at +0 and so are never -0, which +0 would change.
+pub(crate) fn neutral(op: Fold) -> u32 {
+    match op {
+        Fold::SumI32 | Fold::SumF32 => 0,
+        Fold::MaxF32 => f32::NEG_INFINITY.to_bits(),
+        Fold::MaxI32 => i32::MIN.cast_unsigned(),
+    }
 }

@@ -13,6 +13,7 @@ use ffc_ir::numerics::LANES;
 
 use super::expr::{Block, Point};
 use super::{Emitter, memory_flags};
+use crate::plan;
 
 /// The partial results of one reduction in the rows of a chunk.
 #[derive(Clone, Copy)]
@@ -39,15 +40,6 @@ fn combining(op: Fold) -> Binary {
     }
 }
 
-/// The bits of what changes nothing. Sums of floats start at +0 and so are never -0, which +0 would change.
-fn neutral(op: Fold) -> u32 {
-    match op {
-        Fold::SumI32 | Fold::SumF32 => 0,
-        Fold::MaxF32 => f32::NEG_INFINITY.to_bits(),
-        Fold::MaxI32 => i32::MIN.cast_unsigned(),
-    }
-}
-
 /// Partial results of a reduction.
 fn partials(op: Fold, lanes: usize) -> usize {
     if op == Fold::SumF32 { LANES } else { lanes }
@@ -64,7 +56,7 @@ impl Emitter<'_> {
     }
 
     fn neutral(&mut self, op: Fold, ty: Type) -> Value {
-        let bits = neutral(op);
+        let bits = plan::neutral(op);
         match ty {
             types::I32 => self.b.ins().iconst(types::I32, i64::from(bits)),
             types::F32 => self.b.ins().f32const(f32::from_bits(bits)),
@@ -119,7 +111,7 @@ impl Emitter<'_> {
 
     /// Adds a block.
     pub(super) fn reduce(&mut self, Partial { base, op, held }: Partial, block: Block, value: Value) {
-        let value = if self.lanes() == 1 { value } else { self.or_else(block, value, neutral(op)) };
+        let value = if self.lanes() == 1 { value } else { self.or_else(block, value, plan::neutral(op)) };
         if let Some(held) = held {
             let partial = self.b.use_var(held);
             let partial = self.binary(combining(op), partial, value);

@@ -152,7 +152,7 @@ impl Emitter<'_> {
                 self.prefetch_row(to, buffer, at, from);
                 to.block.load(op, from, mask(0, scope.partial))
             }
-            Expr::Unary(Unary::Sar(by), a) if !self.halves.is_exact(a) || by == 16 => {
+            Expr::Unary(Unary::Sar(by @ 16), a) => {
                 let [low, high] = [0, 1].map(|vector| {
                     let value = self.value(to, a, vector);
                     to.block.unary_by(Op::Sar, value, by)

@@ -5,7 +5,7 @@ use ffc_ir::kernel::{At, Fold, Stage};
 use super::super::asm::{ALL, Memory, Op, VECTOR, Width};
 use super::Emitter;
 use super::rows::Leads;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 
 impl Emitter<'_> {
     /// Sets the partial results of the chunk's rows to what changes nothing.
@@ -18,7 +18,7 @@ impl Emitter<'_> {
         for (number, reduce) in stage.reduces.iter().enumerate() {
             let nothing = match self.in_halves(stage) {
                 true => 0x8000_8000,
-                false => nothing(reduce.op),
+                false => plan::neutral(reduce.op),
             };
             let nothing = self.asm.word(nothing);
             let to = u8::try_from(number % 32).expect("there are 32 registers");
@@ -68,14 +68,5 @@ pub(super) fn folding(op: Fold) -> Op {
         Fold::SumF32 => Op::FAdd,
         Fold::MaxF32 => Op::FMax,
         Fold::MaxI32 => Op::IMax,
-    }
-}
-
-/// The bits of what changes nothing.
-fn nothing(op: Fold) -> u32 {
-    match op {
-        Fold::SumI32 | Fold::SumF32 => 0,
-        Fold::MaxF32 => f32::NEG_INFINITY.to_bits(),
-        Fold::MaxI32 => i32::MIN.cast_unsigned(),
     }
 }
