@@ -136,7 +136,7 @@ impl Generator {
     /// What comes from the layer before, or the samples.
     fn operands(&mut self, index: usize) {
         if self.module.phase == Phase::Imported {
-            let ty = Type::new(DType::F32, Dim::Rows, Dim::Const(self.module.features));
+            let ty = Type::new(DType::F32, Dim::ROWS, Dim::Const(self.module.features));
             self.layer.push(Region::Forward, "x", Op::Operand(0), ty);
         } else if let Some(before) = index.checked_sub(1).map(|index| &self.module.layers[index]) {
             let types: Vec<Type> = before.outputs.iter().map(|&output| before.ty(output)).collect();
@@ -172,7 +172,7 @@ impl Generator {
         let classes = self.module.classes;
         let ty = self.scored.unwrap_or_else(|| {
             let columns = if self.random.chance(50) { classes } else { 1 };
-            Type::new(DType::F32, Dim::Rows, Dim::Const(columns))
+            Type::new(DType::F32, Dim::ROWS, Dim::Const(columns))
         });
         let per_row = self.per_row(region);
         let value = self.layer.push(region, "score", Op::Splat(per_row), ty);
@@ -263,7 +263,7 @@ impl Generator {
 
     /// Something in `f32[rows, 1]`.
     fn per_row(&mut self, region: Region) -> Handle<Value> {
-        let rows = self.pool(|ty| ty.dtype == DType::F32 && ty.rows() == Dim::Rows);
+        let rows = self.pool(|ty| ty.dtype == DType::F32 && ty.rows() == Dim::ROWS);
         let value = self.random.pick(&rows);
         self.clipped(region, Op::Reduce(ReduceOp::Sum, value))
     }
@@ -364,7 +364,7 @@ impl Generator {
         let stream = self.stream();
         let labels = self.push(region, Op::Overlaid { stream });
         let wide =
-            |ty: Type| matches!(ty.columns(), Dim::Const(columns) if columns >= 2) && ty.rows() == Dim::Rows;
+            |ty: Type| matches!(ty.columns(), Dim::Const(columns) if columns >= 2) && ty.rows() == Dim::ROWS;
         let wide = self.pool(|ty| ty.dtype == DType::F32 && wide(ty));
         if wide.is_empty() || self.random.chance(50) {
             let classes = self.module.classes;

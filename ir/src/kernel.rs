@@ -2,7 +2,8 @@
 //!
 //! A [`Program`] is buffers, kernels and schedules. A [`Kernel`] covers a domain of `rows x columns` elements:
 //!
-//! 1. an optional [`Contraction`] gives every element an accumulator, the sum of products along a third axis;
+//! 1. an optional [`Contraction`] gives every element an accumulator, the sum of products along a third axis: of rows as
+//!    they lie, or of images through a window;
 //! 2. its [`Stage`]s then run one after the other. A stage evaluates expressions for each element `(i, j)` of the
 //!    domain (or once per row), stores some of them and reduces others along the columns.
 //!
@@ -26,6 +27,7 @@ use crate::arena::{Arena, Handle};
 use crate::module::{Control, Param};
 use crate::numerics::Arith;
 use crate::types::DType;
+use crate::window::Window;
 
 /// A compiled training program before it becomes code.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,6 +133,8 @@ pub struct Buffer {
     pub shape: [Extent; 2],
     /// What it holds, and so how long it lives.
     pub class: BufferClass,
+    /// Whether rows follow one another without padding, as the positions of an image do.
+    pub dense: bool,
     /// Most samples that a step may bring: the batch size in training, perhaps fewer in inference.
     pub samples: usize,
     /// Position in bytes within the arena ([`BufferClass::Arena`], [`BufferClass::Accumulator`]) or the state ([`BufferClass::Param`]); assigned by the
@@ -144,13 +148,14 @@ pub const ROW_ALIGN: usize = 64;
 impl Buffer {
     /// Elements between the starts of two rows; the same for every batch. Vectors (one row, or one column of 32-bit elements) are dense;
     /// rows of 8-bit and 16-bit matrices are padded to [`ROW_ALIGN`] elements, of 32-bit matrices to
-    /// [`LANES`](crate::numerics::LANES) elements. Input and scores are as the caller has them, without padding.
+    /// [`LANES`](crate::numerics::LANES) elements. Input and scores are as the caller has them, without padding; so is what is
+    /// [`dense`](Self::dense).
     pub fn stride(&self) -> usize {
         let [rows, columns] = self.shape;
         let width = columns.size(self.samples);
         let external = matches!(self.class, BufferClass::Input | BufferClass::Scores);
         let column = columns == Extent::Const(1) && self.dtype.bytes() == 4;
-        if rows == Extent::Const(1) || column || external {
+        if rows == Extent::Const(1) || column || external || self.dense {
             return width;
         }
         match self.dtype.bytes() {
@@ -222,18 +227,40 @@ pub struct Kernel {
     pub stages: Vec<Stage>,
 }
 
-/// Accumulator `(i, j)` is the sum over `d` of `lhs[i, d] * rhs[j, d]`: `i8` into `i32` (exact), or `f32` into `f32` (in any
-/// order; only executors of the float comparison run these).
+/// Accumulator `(i, j)` is a sum of products, in the plainest case over `d` of `lhs[i, d] * rhs[j, d]`; [`Geometry`] has the
+/// others. `i8` into `i32` (exact), or `f32` into `f32` (in any order; only executors of the float comparison run these).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Contraction {
-    /// `[rows, depth]`.
+    /// Which products are summed.
+    pub geometry: Geometry,
+    /// `[rows, depth]`, unless the geometry says otherwise.
     pub lhs: Handle<Buffer>,
-    /// `[columns, depth]`.
+    /// `[columns, depth]`, unless the geometry says otherwise.
     pub rhs: Handle<Buffer>,
     /// Length of the sums.
     pub depth: Extent,
     /// A side that holds no negative element, if one is known: some instructions want one unsigned operand.
     pub non_negative: Option<Side>,
+}
+
+/// Which products a contraction sums. An image is `[samples * positions, channels]`, [`dense`](Buffer::dense); `seen(r, t)` is the
+/// row of it that position `r` sees through tap `t`, and there is no product where that is beyond the edge
+/// ([`Window::source`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Geometry {
+    /// `lhs[i, d] * rhs[j, d]`. Rows of operands are padded with zeros, unless they are dense.
+    Dense,
+    /// `lhs` is an image and the depth its channels, tap after tap: over `t, c` of
+    /// `lhs[seen(i, t), c] * rhs[j, t * channels + c]`.
+    Convolution(Window),
+    /// `rhs` is an image and the depth the positions that see it; columns are its channels, tap after tap: with
+    /// `j = t * channels + c`, over `d` of `lhs[i, d] * rhs[seen(d, t), c]`.
+    ConvolutionGrad(Window),
+    /// `lhs` is an image, and each channel has a filter: over `t` of `lhs[seen(i, t), j] * rhs[j, t]`. The depth is the
+    /// number of taps.
+    Depthwise(Window),
+    /// Both are images; rows are channels and columns taps: over `d` of `lhs[d, i] * rhs[seen(d, j), i]`.
+    DepthwiseGrad(Window),
 }
 
 /// An operand of a contraction.
@@ -311,6 +338,24 @@ pub enum At {
     Transposed,
     /// `[i / n, j]`: the sample of a row, where samples become `n` rows each.
     Sample(usize),
+    /// `[r, j]` where `r` is the row that position `i` sees through the tap; beyond the edge there is what `outside` says.
+    Window {
+        /// The geometry.
+        window: Window,
+        /// Which tap.
+        tap: usize,
+        /// What is there where nothing is.
+        outside: Outside,
+    },
+    /// Element `i * n + j` of a vector or a [`dense`](Buffer::dense) matrix, whatever its shape, in a domain of `n` columns.
+    Flat(usize),
+    /// `[i / (n * copies), j * n + i % n]`: an image of `n` positions in a sample whose channels lie one after the other.
+    Planar {
+        /// `n`.
+        positions: usize,
+        /// Rows that a sample becomes.
+        copies: usize,
+    },
     /// Element `i` of a vector.
     Row,
     /// Element `i / n` of a vector.
@@ -319,6 +364,15 @@ pub enum At {
     Column,
     /// The only element.
     Scalar,
+}
+
+/// What a window sees beyond the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outside {
+    /// 0.
+    Zero,
+    /// The least element: -128, or negative infinity.
+    Least,
 }
 
 /// The primitives of [`Arith`], the places of an element, and loads.
@@ -437,7 +491,13 @@ impl Kernel {
                 Expr::RowIndex => Level::Row,
                 Expr::ConstF32(_) | Expr::ConstI32(_) => Level::Kernel,
                 Expr::Load(_, at) => match at {
-                    At::Element | At::Transposed | At::Sample(_) | At::Column => Level::Element,
+                    At::Element
+                    | At::Transposed
+                    | At::Sample(_)
+                    | At::Column
+                    | At::Flat(_)
+                    | At::Window { .. }
+                    | At::Planar { .. } => Level::Element,
                     At::Row | At::RowSample(_) => Level::Row,
                     At::Scalar => Level::Kernel,
                 },

@@ -2,7 +2,7 @@
 //!
 //! Two levels: the layer IR ([`module`]), where a network is layers with a forward region, a goodness head and an
 //! update, and the kernel IR ([`kernel`]), where it is passes over memory. [`numerics`] holds the arithmetic that both
-//! share, [`elementwise`], [`activation`] and [`fixed`] what is built from it. [`verify()`] checks a module,
+//! share, [`elementwise`], [`activation`] and [`fixed`] what is built from it, [`window`] the geometry of convolutions. [`verify()`] checks a module,
 //! [`interpret`] says what it means, [`text`] prints and parses it, and [`generate`] makes up modules for tests. This crate
 //! depends on the standard library alone and does no I/O.
 
@@ -21,8 +21,10 @@ pub mod numerics;
 pub mod text;
 pub mod types;
 pub mod verify;
+pub mod window;
 
 pub use arena::{Arena, Handle};
 pub use diagnostics::Diagnostic;
 pub use text::parse;
 pub use verify::{Verified, verify};
+pub use window::Window;

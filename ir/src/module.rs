@@ -12,7 +12,9 @@
 //!
 //! # Meaning
 //!
-//! Every value is a matrix `[rows, columns]` ([`Type`]). Elementwise operations broadcast dimensions of size 1.
+//! Every value is a matrix `[rows, columns]` ([`Type`]). Elementwise operations broadcast dimensions of size 1, and what
+//! there is once a row to all positions of that row's image. An image is a matrix too, `[rows * positions, channels]`
+//! ([`window`](mod@crate::window)), so that a convolution is a [`Dot`](Op::Dot) and a row of weights its filter.
 //! A step is atomic towards parameters: every read sees the value from before the step's own update of that
 //! parameter. Integer sums are exact; `f32` sums run in the order that [`numerics::LANES`](crate::numerics::LANES)
 //! fixes; every other `f32` operation rounds once, to nearest even, never fused. Together with the counter-based
@@ -25,6 +27,7 @@
 
 use crate::arena::{Arena, Handle};
 use crate::types::{DType, Dim, Type};
+use crate::window::Window;
 
 /// A network together with its training program.
 #[derive(Clone, Debug, PartialEq)]
@@ -301,6 +304,66 @@ pub enum Op {
         /// `[n, k]`, the same element type.
         rhs: Handle<Value>,
     },
+    /// `[rows * inputs, channels]` → `[rows * outputs, taps * channels]`: what each position of the result looks at, tap
+    /// after tap, with zeros beyond the edge. Only a [`Dot`](Op::Dot) may use it, as it is on the left or transposed on the right, because it
+    /// is never written down.
+    Window {
+        /// The image.
+        value: Handle<Value>,
+        /// The geometry.
+        window: Window,
+    },
+    /// `[rows * inputs, channels]` → `[rows * outputs, channels]`: each channel on its own, over what a position looks at.
+    Pool {
+        /// How. Beyond the edge there is nothing; a window that sees nothing else gives 0, or the least number.
+        op: PoolOp,
+        /// The image: `i8` or `f32`, for sums also `i32`. Sums of integers are `i32`.
+        value: Handle<Value>,
+        /// The geometry.
+        window: Window,
+    },
+    /// The gradient of a [`PoolOp::Max`]: each position gets the sum of `grad` over the positions of the output that look at it and
+    /// are equal to it.
+    MaxGrad {
+        /// What was pooled.
+        input: Handle<Value>,
+        /// What that gave.
+        output: Handle<Value>,
+        /// What arrives from the loss: `f32`, of the output's shape.
+        grad: Handle<Value>,
+        /// The pool's geometry.
+        window: Window,
+    },
+    /// Each channel of an image with a filter of its own: `value [rows * inputs, channels]`, `weight [channels, taps]` →
+    /// `[rows * outputs, channels]`; sums as in a [`Dot`](Op::Dot).
+    Depthwise {
+        /// The image, `i8` or `f32`.
+        value: Handle<Value>,
+        /// The filters, the same element type.
+        weight: Handle<Value>,
+        /// The geometry.
+        window: Window,
+    },
+    /// The gradient of a [`Depthwise`](Op::Depthwise) by its filters: `[channels, taps]`, sums over all positions of `grad` times
+    /// what they look at.
+    DepthwiseGrad {
+        /// `[rows * outputs, channels]`, `i8` or `f32`.
+        grad: Handle<Value>,
+        /// `[rows * inputs, channels]`, the same element type.
+        value: Handle<Value>,
+        /// The geometry.
+        window: Window,
+    },
+    /// Samples as files have them, channel after channel, become an image: `[rows, channels * positions]` →
+    /// `[rows * positions, channels]`.
+    Pixels {
+        /// The samples.
+        value: Handle<Value>,
+        /// Channels of the image.
+        channels: usize,
+    },
+    /// The same elements in reading order, with other rows: between `[rows * n, m]` and `[rows, n * m]`. 32-bit elements only.
+    Reshape(Handle<Value>),
     /// Rows become columns.
     Transpose(Handle<Value>),
     /// Each element on its own.
@@ -559,6 +622,28 @@ impl ReduceOp {
     }
 }
 
+/// How a pool combines what it looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolOp {
+    /// Sum, of `f32` in the order of the taps.
+    Sum,
+    /// Largest.
+    Max,
+}
+
+impl PoolOp {
+    /// All.
+    pub const ALL: [Self; 2] = [Self::Sum, Self::Max];
+
+    /// The name in the text form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Max => "max",
+        }
+    }
+}
+
 /// How a quantizer rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
@@ -594,6 +679,10 @@ impl Op {
             | Self::Convert(value)
             | Self::Reduce(_, value)
             | Self::Splat(value)
+            | Self::Reshape(value)
+            | Self::Window { value, .. }
+            | Self::Pool { value, .. }
+            | Self::Pixels { value, .. }
             | Self::Publish(value)
             | Self::Report(value)
             | Self::OneHot { labels: value, .. }
@@ -603,6 +692,19 @@ impl Op {
             Self::Dot { lhs, rhs } | Self::Binary(_, lhs, rhs) => {
                 visit(lhs);
                 visit(rhs);
+            }
+            Self::MaxGrad { input, output, grad, .. } => {
+                visit(input);
+                visit(output);
+                visit(grad);
+            }
+            Self::Depthwise { value, weight, .. } => {
+                visit(value);
+                visit(weight);
+            }
+            Self::DepthwiseGrad { grad, value, .. } => {
+                visit(grad);
+                visit(value);
             }
             Self::ActivateGrad { output, grad, .. } => {
                 visit(output);

@@ -51,17 +51,23 @@ impl fmt::Display for DType {
 /// One dimension of a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dim {
-    /// The rows that the batch at hand has: known when a step runs, at most the batch size times
-    /// [`RowPlan::rows_per_sample`](crate::module::RowPlan::rows_per_sample).
-    Rows,
+    /// So many for each row that the batch at hand has, which is known when a step runs: at most the batch size times
+    /// [`RowPlan::rows_per_sample`](crate::module::RowPlan::rows_per_sample). An image's rows are its positions.
+    Rows(usize),
     /// A size known when the module is compiled.
     Const(usize),
+}
+
+impl Dim {
+    /// One for each row of the batch.
+    pub const ROWS: Self = Self::Rows(1);
 }
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rows => f.write_str("rows"),
+            Self::Rows(1) => f.write_str("rows"),
+            Self::Rows(n) => write!(f, "rows * {n}"),
             Self::Const(size) => write!(f, "{size}"),
         }
     }
@@ -108,12 +114,15 @@ impl Type {
         Self { dtype: self.dtype, shape: [self.shape[1], self.shape[0]] }
     }
 
-    /// The shape that `self` and `other` broadcast to: equal dimensions, or one of them 1. `None` where they do not.
+    /// The shape that `self` and `other` broadcast to: equal dimensions, or one of them 1, or one of them several for
+    /// each of the other's rows, as an image has positions. `None` where they do not.
     pub fn broadcast(self, other: Self) -> Option<[Dim; 2]> {
         let dim = |a: Dim, b: Dim| match (a, b) {
             (a, b) if a == b => Some(a),
             (Dim::Const(1), b) => Some(b),
             (a, Dim::Const(1)) => Some(a),
+            (Dim::Rows(a), Dim::Rows(b)) if a % b == 0 => Some(Dim::Rows(a)),
+            (Dim::Rows(a), Dim::Rows(b)) if b % a == 0 => Some(Dim::Rows(b)),
             _ => None,
         };
         Some([dim(self.shape[0], other.shape[0])?, dim(self.shape[1], other.shape[1])?])

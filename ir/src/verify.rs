@@ -22,6 +22,7 @@
 //! * **Streams** of the random generator are drawn from once.
 //! * **Attributes** are numbers: finite, except for the bounds of a clip; decay and momentum are from 0 to 1.
 //! * **Sums** of `i8` products fit an `i32`.
+//! * **Windows** are looked through by contractions alone.
 
 mod attributes;
 mod effects;
@@ -112,7 +113,7 @@ impl Verifier<'_> {
         if matches!(module.rows, RowPlan::Contrast { .. }) && module.classes < 2 {
             self.fail(None, "contrast rows need at least 2 classes");
         }
-        self.elements(None, Type::new(module.input, Dim::Rows, Dim::Const(module.features)));
+        self.elements(None, Type::new(module.input, Dim::ROWS, Dim::Const(module.features)));
     }
 
     fn identifier(&mut self, location: Option<Location>, what: &str, name: &str) {
@@ -145,7 +146,10 @@ impl Verifier<'_> {
     fn size(&self, dim: Dim) -> Option<usize> {
         let module = self.module;
         match dim {
-            Dim::Rows => module.batch.checked_mul(module.rows.rows_per_sample(module.classes)),
+            Dim::Rows(n) => {
+                let rows = module.batch.checked_mul(module.rows.rows_per_sample(module.classes))?;
+                rows.checked_mul(n)
+            }
             Dim::Const(size) => Some(size),
         }
     }

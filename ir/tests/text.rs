@@ -2,8 +2,8 @@
 
 use ffc_ir::arena::Arena;
 use ffc_ir::kernel::{
-    At, Buffer, BufferClass, Contraction, Extent, Fold, Kernel, KernelBuilder, Over, Plane, Program, Purpose,
-    Reduce, Schedule, Side, Stage, Store,
+    At, Buffer, BufferClass, Contraction, Extent, Fold, Geometry, Kernel, KernelBuilder, Over, Plane,
+    Program, Purpose, Reduce, Schedule, Side, Stage, Store,
 };
 use ffc_ir::module::{Granularity, Param, ParamRole, ParamStorage};
 use ffc_ir::numerics::{self, Arith};
@@ -148,8 +148,13 @@ fn program() -> Program {
         stores: vec![Store { buffer: y, at: At::Element, value: q }],
         reduces: vec![Reduce { op: Fold::SumF32, value: square, into: g }],
     };
-    let contraction =
-        Some(Contraction { lhs: x, rhs: w, depth: Extent::Const(4), non_negative: Some(Side::Lhs) });
+    let contraction = Some(Contraction {
+        geometry: Geometry::Dense,
+        lhs: x,
+        rhs: w,
+        depth: Extent::Const(4),
+        non_negative: Some(Side::Lhs),
+    });
     let (columns, exprs) = (Extent::Const(3), m.exprs);
     let mut kernels = Arena::default();
     let kernel = kernels.push(Kernel {

@@ -49,7 +49,7 @@ pub fn chain(features: usize, layers: &[Dense], batch: usize) -> Module {
         layers: Vec::new(),
     };
     let mut layer = Layer::new("main", LayerRole::Whole);
-    let matrix = |columns| Type::new(DType::F32, Dim::Rows, Dim::Const(columns));
+    let matrix = |columns| Type::new(DType::F32, Dim::ROWS, Dim::Const(columns));
     let mut value = layer.push(Region::Forward, "x", Op::Operand(0), matrix(features));
     let mut inputs = features;
     for (index, dense) in layers.iter().enumerate() {

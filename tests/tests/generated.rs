@@ -79,7 +79,7 @@ fn add_buffer(
     class: BufferClass,
 ) -> Handle<Buffer> {
     let samples = program.batch;
-    let buffer = Buffer { name, dtype, shape, class, samples, offset: 0 };
+    let buffer = Buffer { name, dtype, shape, class, samples, offset: 0, dense: false };
     let bytes = buffer.bytes().next_multiple_of(ROW_ALIGN);
     let end = match class {
         BufferClass::Param { .. } => &mut program.state_bytes,

@@ -74,7 +74,7 @@ fn size(random: &mut Random) -> usize {
 }
 
 fn ty(random: &mut Random) -> Type {
-    let mut dim = || if random.chance(40) { Dim::Rows } else { Dim::Const(size(random)) };
+    let mut dim = || if random.chance(40) { Dim::ROWS } else { Dim::Const(size(random)) };
     let (rows, columns) = (dim(), dim());
     Type::new(random.pick(&DType::ALL), rows, columns)
 }

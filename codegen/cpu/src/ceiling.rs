@@ -6,8 +6,8 @@
 use ffc_codegen::{CodegenError, Target, compile};
 use ffc_ir::arena::Arena;
 use ffc_ir::kernel::{
-    Buffer, BufferClass, Contraction, Expr, Extent, Fold, Kernel, KernelBuilder, Over, Plane, Program,
-    Purpose, Reduce, Schedule, Stage,
+    Buffer, BufferClass, Contraction, Expr, Extent, Fold, Geometry, Kernel, KernelBuilder, Over, Plane,
+    Program, Purpose, Reduce, Schedule, Stage,
 };
 use ffc_ir::module::{Param, ParamRole, ParamStorage};
 use ffc_ir::types::DType;
@@ -62,7 +62,7 @@ fn program([rows, columns, depth]: Shape) -> Program {
     let mut state = 0;
     let mut buffer = |name: &str, dtype, shape, class| {
         let offset = if matches!(class, BufferClass::Param { .. }) { state } else { 0 };
-        let buffer = Buffer { name: name.to_string(), dtype, shape, class, samples: 1, offset };
+        let buffer = Buffer { name: name.to_string(), dtype, shape, class, samples: 1, offset, dense: false };
         if matches!(class, BufferClass::Param { .. }) {
             state += buffer.bytes();
         }
@@ -89,7 +89,7 @@ fn program([rows, columns, depth]: Shape) -> Program {
         name: "contraction".to_string(),
         rows,
         columns,
-        contraction: Some(Contraction { lhs, rhs, depth, non_negative: None }),
+        contraction: Some(Contraction { geometry: Geometry::Dense, lhs, rhs, depth, non_negative: None }),
         exprs: builder.exprs,
         stages: vec![Stage { over: Over::Elements, when: None, stores: Vec::new(), reduces }],
     });

@@ -1,11 +1,18 @@
 //! What this backend does not do, and what no kernel should ask for: found here, so that emitting cannot fail.
 
-use ffc_ir::kernel::{At, Expr, Extent, Kernel, Level, Over, Program, Stage};
+use ffc_ir::kernel::{At, Expr, Extent, Geometry, Kernel, Level, Over, Program, Stage};
 use ffc_ir::types::DType;
 
 use crate::plan;
 
 pub(crate) fn check(program: &Program, kernel: &Kernel) -> Result<(), String> {
+    let image =
+        |expr: &Expr| matches!(expr, Expr::Load(_, At::Flat(_) | At::Window { .. } | At::Planar { .. }));
+    if kernel.contraction.is_some_and(|contraction| contraction.geometry != Geometry::Dense)
+        || kernel.exprs.values().any(image)
+    {
+        return Err("looks at images, which this backend cannot yet".to_string());
+    }
     if let Some(contraction) = &kernel.contraction {
         for operand in [contraction.lhs, contraction.rhs].map(|operand| &program.buffers[operand]) {
             if operand.shape[1] != contraction.depth {

@@ -20,6 +20,7 @@ pub(crate) fn column_pitch(buffer: &Buffer, at: At) -> usize {
         At::Transposed => row_bytes(buffer),
         At::Column => vector_pitch(buffer),
         At::Row | At::RowSample(_) | At::Scalar => 0,
+        At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`check` refuses images"),
     }
 }
 
@@ -31,6 +32,7 @@ pub(crate) fn padded(buffer: &Buffer, at: At) -> bool {
         // Dense vectors are padded at their end, whether they are a row or a column.
         At::Column => true,
         At::Transposed | At::Row | At::RowSample(_) | At::Scalar => false,
+        At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`check` refuses images"),
     }
 }
 

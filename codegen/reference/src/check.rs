@@ -6,11 +6,11 @@
 //! place; [`place`] gives all of them one name.
 
 use ffc_ir::kernel::{
-    At, Binary, Buffer, BufferClass, Expr, Extent, Fold, Kernel, Kind, Level, Over, Program, Reduce, Stage,
-    Store, Unary,
+    At, Binary, Buffer, BufferClass, Expr, Extent, Fold, Geometry, Kernel, Kind, Level, Over, Program,
+    Reduce, Stage, Store, Unary,
 };
 use ffc_ir::types::DType;
-use ffc_ir::{Arena, Handle};
+use ffc_ir::{Arena, Handle, Window};
 
 use crate::plan::operands;
 
@@ -144,8 +144,32 @@ impl Checker<'_> {
         ensure(lhs.dtype == rhs.dtype && matches!(lhs.dtype, DType::I8 | DType::F32), || {
             format!("contracts {} with {}", lhs.dtype, rhs.dtype)
         })?;
-        for (side, outer) in [(lhs, self.kernel.rows), (rhs, self.kernel.columns)] {
-            let room = self.fits(outer, side.shape[0]) && self.fits(contraction.depth, side.shape[1]);
+        let Kernel { rows, columns, .. } = *self.kernel;
+        let depth = contraction.depth;
+        let needs = match contraction.geometry {
+            Geometry::Dense => [[rows, depth], [columns, depth]],
+            Geometry::Convolution(window) => {
+                let channels = per(depth, window.taps())?;
+                [[self.looked_at(&window, lhs, rows)?, channels], [columns, depth]]
+            }
+            Geometry::ConvolutionGrad(window) => {
+                let channels = per(columns, window.taps())?;
+                [[rows, depth], [self.looked_at(&window, rhs, depth)?, channels]]
+            }
+            Geometry::Depthwise(window) => {
+                ensure(depth == Extent::Const(window.taps()), || "the depth is not the taps".to_string())?;
+                [[self.looked_at(&window, lhs, rows)?, columns], [columns, depth]]
+            }
+            Geometry::DepthwiseGrad(window) => {
+                ensure(columns == Extent::Const(window.taps()), || {
+                    "the columns are not the taps".to_string()
+                })?;
+                ensure(lhs.dense, || format!("`{}` is no image", lhs.name))?;
+                [[depth, rows], [self.looked_at(&window, rhs, depth)?, rows]]
+            }
+        };
+        for (side, need) in [lhs, rhs].into_iter().zip(needs) {
+            let room = self.fits(need[0], side.shape[0]) && self.fits(need[1], side.shape[1]);
             ensure(room, || format!("`{}` is smaller than the contraction", side.name))?;
         }
         for buffer in self.kernel.writes() {
@@ -153,6 +177,20 @@ impl Checker<'_> {
             ensure(!operand, || format!("writes `{}`, which it contracts", self.name(buffer)))?;
         }
         Ok(())
+    }
+
+    /// The rows of an image that so many positions look at.
+    fn looked_at(&self, window: &Window, image: &Buffer, positions: Extent) -> Result<Extent, String> {
+        ensure(image.dense, || format!("`{}` is no image", image.name))?;
+        if let Some(fault) = window.fault() {
+            return Err(format!("a window {fault}"));
+        }
+        match positions {
+            Extent::Rows(n) if n % window.outputs() == 0 => {
+                Ok(Extent::Rows(n / window.outputs() * window.inputs()))
+            }
+            _ => Err(format!("{positions} positions are not those of the window {window}")),
+        }
     }
 
     fn exprs(&self) -> Result<(), String> {
@@ -222,6 +260,25 @@ impl Checker<'_> {
             At::RowSample(n) => vector(divided(n)),
             At::Column => vector(columns),
             At::Scalar => shape == [Extent::Const(1); 2],
+            At::Flat(n) => {
+                let buffer = &self.buffers[buffer];
+                let size = |[rows, columns]: [Extent; 2], samples| rows.size(samples) * columns.size(samples);
+                let inside = [1, self.samples]
+                    .into_iter()
+                    .all(|samples| size([rows, columns], samples) <= size(buffer.shape, samples));
+                let vector = shape.contains(&Extent::Const(1)) && buffer.dtype.bytes() == 4;
+                Extent::Const(n) == columns && (buffer.dense || vector) && inside
+            }
+            At::Window { window, tap, .. } => {
+                ensure(tap < window.taps(), || format!("the window {window} has no tap {tap}"))?;
+                let positions = self.looked_at(&window, &self.buffers[buffer], rows)?;
+                matrix([positions, columns])
+            }
+            At::Planar { positions, copies } => {
+                ensure(positions > 0 && copies > 0, || "no positions".to_string())?;
+                let width = columns.size(self.samples) * positions;
+                matrix([divided(positions * copies), Extent::Const(width)])
+            }
         };
         ensure(within, || {
             let name = self.name(buffer);
@@ -283,7 +340,7 @@ impl Checker<'_> {
         let own = match place {
             At::Element | At::Transposed | At::Row => true,
             At::Column | At::Scalar => rows == Extent::Const(1),
-            At::Sample(_) | At::RowSample(_) => false,
+            At::Sample(_) | At::RowSample(_) | At::Flat(_) | At::Window { .. } | At::Planar { .. } => false,
         };
         ensure(own, || format!("several rows store `{name}` at {:?}", store.at))
     }
@@ -325,6 +382,14 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The channels that so many taps of them are.
+fn per(extent: Extent, taps: usize) -> Result<Extent, String> {
+    match extent {
+        Extent::Const(size) if size % taps == 0 => Ok(Extent::Const(size / taps)),
+        _ => Err(format!("{extent} is not a number of channels for each of {taps} taps")),
     }
 }
 

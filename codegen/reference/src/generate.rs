@@ -7,8 +7,8 @@
 //! the sign of a largest zero would depend on the order.
 
 use ffc_ir::kernel::{
-    At, Binary, Buffer, BufferClass, Contraction, Expr, Extent, Fold, Kernel, KernelBuilder, Level, Over,
-    Plane, Program, Purpose, ROW_ALIGN, Reduce, Schedule, Side, Stage, Store, Unary,
+    At, Binary, Buffer, BufferClass, Contraction, Expr, Extent, Fold, Geometry, Kernel, KernelBuilder, Level,
+    Over, Plane, Program, Purpose, ROW_ALIGN, Reduce, Schedule, Side, Stage, Store, Unary,
 };
 use ffc_ir::module::{Control, Granularity, Param, ParamRole, ParamStorage};
 use ffc_ir::numerics::Arith;
@@ -213,7 +213,7 @@ impl Generator {
     ) -> Handle<Buffer> {
         self.promises.push(promise);
         let samples = self.program.batch;
-        self.program.buffers.push(Buffer { name, dtype, shape, class, samples, offset: 0 })
+        self.program.buffers.push(Buffer { name, dtype, shape, class, samples, offset: 0, dense: false })
     }
 
     /// A new buffer, in the state where it may be and in the arena otherwise.
@@ -319,7 +319,7 @@ impl Generator {
         let non_negative = self.rng.pick(&sides);
         let lhs = self.operand(dtype, [rows, depth], non_negative == Some(Side::Lhs));
         let rhs = self.operand(dtype, [columns, depth], non_negative == Some(Side::Rhs));
-        Contraction { lhs, rhs, depth, non_negative }
+        Contraction { geometry: Geometry::Dense, lhs, rhs, depth, non_negative }
     }
 
     fn operand(&mut self, dtype: DType, shape: [Extent; 2], non_negative: bool) -> Handle<Buffer> {
@@ -484,6 +484,7 @@ impl Body {
             At::RowSample(n) => lying(divided(n)?, flip),
             At::Column => lying(self.columns, !flip),
             At::Scalar => [one, one],
+            At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`ATS` has no images"),
         })
     }
 
@@ -544,7 +545,13 @@ impl Body {
         self.touch(buffer, at, false);
         let expr = self.builder.load(buffer, at);
         let level = match at {
-            At::Element | At::Transposed | At::Sample(_) | At::Column => Level::Element,
+            At::Element
+            | At::Transposed
+            | At::Sample(_)
+            | At::Column
+            | At::Flat(_)
+            | At::Window { .. }
+            | At::Planar { .. } => Level::Element,
             At::Row | At::RowSample(_) => Level::Row,
             At::Scalar => Level::Kernel,
         };

@@ -1,9 +1,9 @@
 //! Buffers of a program and how their elements are read and written.
 
-use ffc_ir::kernel::{At, Buffer, Extent};
+use ffc_ir::kernel::{At, Buffer, Extent, Outside};
 use ffc_ir::numerics::Number;
 use ffc_ir::types::DType;
-use ffc_ir::{Arena, Handle};
+use ffc_ir::{Arena, Handle, Window};
 
 use crate::ops::{In, copy};
 
@@ -163,17 +163,33 @@ impl Memory {
         self.strides[buffer.index()]
     }
 
-    /// Where an access that moves with the column goes, for a part of a row.
-    pub(crate) fn run(&self, buffer: Handle<Buffer>, at: At, row: usize, start: usize, len: usize) -> Run {
+    /// Where an access that moves with the column goes, for a part of a row; nowhere if that is what a window sees beyond
+    /// the edge.
+    pub(crate) fn run(
+        &self,
+        buffer: Handle<Buffer>,
+        at: At,
+        row: usize,
+        start: usize,
+        len: usize,
+    ) -> Option<Run> {
         let (stride, pitch) = (self.stride(buffer), self.pitches[buffer.index()]);
-        match at {
+        Some(match at {
+            At::Window { window, tap, .. } => {
+                Run { first: seen(&window, row, tap)? * stride + start, step: 1, len }
+            }
+            At::Planar { positions, copies } => {
+                let first = row / (positions * copies) * stride + start * positions + row % positions;
+                Run { first, step: positions, len }
+            }
             At::Element => Run { first: row * stride + start, step: 1, len },
             At::Transposed => Run { first: start * stride + row, step: stride, len },
             At::Sample(n) => Run { first: row / n * stride + start, step: 1, len },
+            At::Flat(columns) => Run { first: row * columns + start, step: 1, len },
             At::Column => Run { first: start * pitch, step: pitch, len },
             // One element for the whole row, which only a store in a kernel of one column can mean.
             At::Row | At::RowSample(_) | At::Scalar => Run { first: flat(at, row) * pitch, step: 1, len },
-        }
+        })
     }
 
     /// An element that does not move with the column.
@@ -202,16 +218,36 @@ impl Memory {
         }
     }
 
-    /// Copies `f32` elements.
-    pub(crate) fn load_floats(&self, buffer: Handle<Buffer>, run: Run, out: &mut [f32]) {
+    /// Copies `f32` elements of a row from column `start`.
+    pub(crate) fn load_floats(
+        &self,
+        buffer: Handle<Buffer>,
+        at: At,
+        row: usize,
+        start: usize,
+        out: &mut [f32],
+    ) {
+        let Some(run) = self.run(buffer, at, row, start, out.len()) else {
+            return out.fill(if is_least(at) { f32::NEG_INFINITY } else { 0.0 });
+        };
         match self.data(buffer) {
             Values::F32(values) => gather(values, run, out, |value| value),
             other => unreachable!("a verified kernel loads floats from no {} buffer", other.dtype()),
         }
     }
 
-    /// Widens integer elements.
-    pub(crate) fn load_ints(&self, buffer: Handle<Buffer>, run: Run, out: &mut [i32]) {
+    /// Widens integer elements of a row from column `start`.
+    pub(crate) fn load_ints(
+        &self,
+        buffer: Handle<Buffer>,
+        at: At,
+        row: usize,
+        start: usize,
+        out: &mut [i32],
+    ) {
+        let Some(run) = self.run(buffer, at, row, start, out.len()) else {
+            return out.fill(if is_least(at) { i8::MIN.into() } else { 0 });
+        };
         match self.data(buffer) {
             Values::U8(values) => gather(values, run, out, i32::from),
             Values::I8(values) => gather(values, run, out, i32::from),
@@ -241,6 +277,17 @@ impl Memory {
     }
 }
 
+/// The row of an image that position `row` of a result sees through a tap.
+pub(crate) fn seen(window: &Window, row: usize, tap: usize) -> Option<usize> {
+    let (sample, position) = (row / window.outputs(), row % window.outputs());
+    window.source(position, tap).map(|source| sample * window.inputs() + source)
+}
+
+/// Whether there is the least number where there is nothing.
+fn is_least(at: At) -> bool {
+    matches!(at, At::Window { outside: Outside::Least, .. })
+}
+
 /// Columns of narrow elements are rows of one element, padded like all rows.
 fn pitch(buffer: &Buffer) -> usize {
     if buffer.shape[0] == Extent::Const(1) { 1 } else { buffer.stride() }
@@ -252,7 +299,13 @@ fn flat(at: At, row: usize) -> usize {
         At::Row => row,
         At::RowSample(n) => row / n,
         At::Scalar => 0,
-        At::Element | At::Transposed | At::Sample(_) | At::Column => {
+        At::Element
+        | At::Transposed
+        | At::Sample(_)
+        | At::Column
+        | At::Flat(_)
+        | At::Window { .. }
+        | At::Planar { .. } => {
             unreachable!("{at:?} moves with the column")
         }
     }

@@ -139,6 +139,7 @@ impl Scratch {
         let [row, start, len, acc_start] = at;
         for store in &stage.stores {
             let run = memory.run(store.buffer, store.at, row, start, len);
+            let run = run.expect("no store looks through a window");
             let index = store.value.index();
             let place = stage.places[index];
             let accumulators = &self.accumulators;
@@ -204,6 +205,7 @@ impl Tile<'_> {
             Place::Memory => In::Row(match self.kernel.exprs[expr] {
                 Expr::Load(buffer, at) => {
                     let run = self.memory.run(buffer, at, self.row, self.start, self.len);
+                    let run = run.expect("what lies in place is there");
                     self.memory.floats(buffer, run)
                 }
                 _ => &self.accumulators.floats[self.acc_start..self.acc_start + self.len],
@@ -218,6 +220,7 @@ impl Tile<'_> {
             Place::Memory => In::Row(match self.kernel.exprs[expr] {
                 Expr::Load(buffer, at) => {
                     let run = self.memory.run(buffer, at, self.row, self.start, self.len);
+                    let run = run.expect("what lies in place is there");
                     self.memory.ints(buffer, run)
                 }
                 _ => &self.accumulators.ints[self.acc_start..self.acc_start + self.len],
@@ -228,8 +231,7 @@ impl Tile<'_> {
     fn evaluate_float(&self, expr: Handle<Expr>, out: &mut [f32]) {
         match self.kernel.exprs[expr] {
             Expr::Load(buffer, at) => {
-                let run = self.memory.run(buffer, at, self.row, self.start, self.len);
-                self.memory.load_floats(buffer, run, out);
+                self.memory.load_floats(buffer, at, self.row, self.start, out);
             }
             Expr::Unary(Unary::Sqrt, a) => copy(out, self.float(a), f32::sqrt),
             Expr::Unary(Unary::ToF32, a) => copy(out, self.int(a), |a| a as f32),
@@ -251,8 +253,7 @@ impl Tile<'_> {
                 out.iter_mut().zip(0..).for_each(|(out, offset)| *out = start + offset);
             }
             Expr::Load(buffer, at) => {
-                let run = self.memory.run(buffer, at, self.row, self.start, self.len);
-                self.memory.load_ints(buffer, run, out);
+                self.memory.load_ints(buffer, at, self.row, self.start, out);
             }
             Expr::Unary(Unary::Round, a) => copy(out, self.float(a), ops::round),
             Expr::Unary(Unary::Truncate, a) => copy(out, self.float(a), |a| a as i32),

@@ -4,8 +4,8 @@ mod build;
 
 use build::{buffer, kernel, program, stage, store};
 use ffc_ir::kernel::{
-    At, BufferClass, Contraction, Expr, Extent, Fold, KernelBuilder, Over, Plane, Program, Purpose, Reduce,
-    Stage,
+    At, BufferClass, Contraction, Expr, Extent, Fold, Geometry, KernelBuilder, Over, Plane, Program, Purpose,
+    Reduce, Stage,
 };
 use ffc_ir::module::{Granularity, Param, ParamRole, ParamStorage};
 use ffc_ir::numerics::{Arith, ordered_sum};
@@ -37,7 +37,8 @@ fn contracts_with_an_epilogue() {
     let acc = m.expr(Expr::Accumulator);
     let bias_value = m.load(bias, At::Column);
     let sum = m.iadd(acc, bias_value);
-    let contraction = Contraction { lhs, rhs, depth: Extent::Const(3), non_negative: None };
+    let contraction =
+        Contraction { geometry: Geometry::Dense, lhs, rhs, depth: Extent::Const(3), non_negative: None };
     let stores = vec![store(out, At::Element, sum), store(flipped, At::Transposed, sum)];
     let stages = vec![stage(Over::Elements, stores, vec![])];
     let k = kernel(&mut p, shape(2, 2), Some(contraction), m, stages);
@@ -61,7 +62,13 @@ fn deep_integer_sums_are_exact() {
     let out = buffer(&mut p, "out", DType::I32, one, ARENA);
     let mut m = KernelBuilder::default();
     let acc = m.expr(Expr::Accumulator);
-    let contraction = Contraction { lhs, rhs: lhs, depth: Extent::Const(depth), non_negative: None };
+    let contraction = Contraction {
+        geometry: Geometry::Dense,
+        lhs,
+        rhs: lhs,
+        depth: Extent::Const(depth),
+        non_negative: None,
+    };
     let stages = vec![stage(Over::Elements, vec![store(out, At::Scalar, acc)], vec![])];
     let k = kernel(&mut p, one, Some(contraction), m, stages);
     let mut e = executor(p);

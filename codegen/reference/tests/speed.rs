@@ -7,7 +7,8 @@ use std::time::Instant;
 use build::{buffer, kernel, program, stage, store};
 use ffc_ir::Handle;
 use ffc_ir::kernel::{
-    At, Buffer, BufferClass, Contraction, Expr, Extent, KernelBuilder, Over, Plane, Program, Purpose,
+    At, Buffer, BufferClass, Contraction, Expr, Extent, Geometry, KernelBuilder, Over, Plane, Program,
+    Purpose,
 };
 use ffc_ir::numerics::Arith;
 use ffc_ir::types::DType;
@@ -40,7 +41,8 @@ fn layer(p: &mut Program, number: usize, input: Handle<Buffer>, sizes: [usize; 2
     let error = m.fsub(y, half);
     let active = m.flt(zero, y);
     let error = m.select(active, error, zero);
-    let contraction = Contraction { lhs: input, rhs: weight, depth: inputs, non_negative: None };
+    let contraction =
+        Contraction { geometry: Geometry::Dense, lhs: input, rhs: weight, depth: inputs, non_negative: None };
     let stores = vec![store(out, At::Element, y), store(error_t, At::Transposed, error)];
     kernel(p, [rows, outputs], Some(contraction), m, vec![stage(Over::Elements, stores, vec![])]);
 
@@ -50,7 +52,13 @@ fn layer(p: &mut Program, number: usize, input: Handle<Buffer>, sizes: [usize; 2
     let step = m.fmul(gradient, rate);
     let old = m.load(weight, At::Element);
     let new = m.fsub(old, step);
-    let contraction = Contraction { lhs: error_t, rhs: input_t, depth: rows, non_negative: None };
+    let contraction = Contraction {
+        geometry: Geometry::Dense,
+        lhs: error_t,
+        rhs: input_t,
+        depth: rows,
+        non_negative: None,
+    };
     let stages = vec![stage(Over::Elements, vec![store(weight, At::Element, new)], vec![])];
     kernel(p, [outputs, inputs], Some(contraction), m, stages);
     out

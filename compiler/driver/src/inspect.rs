@@ -133,7 +133,7 @@ pub fn memory(network: &Network, program: &Program) -> Memory {
 fn backprop_activations(network: &Network) -> usize {
     let width = |layer: &ffc_ir::module::Layer, value| match layer.ty(value).columns() {
         ffc_ir::types::Dim::Const(columns) => columns,
-        ffc_ir::types::Dim::Rows => 0,
+        ffc_ir::types::Dim::Rows(_) => 0,
     };
     let mut kept = Vec::new();
     let mut numbers = 0;

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 
 use ffc_ir::kernel::{
-    At, BufferClass, Contraction, Expr, Extent, Fold, Kernel, KernelBuilder, Over, Plane, Reduce, Side,
-    Stage, Store,
+    At, BufferClass, Contraction, Expr, Extent, Fold, Geometry, Kernel, KernelBuilder, Outside, Over, Plane,
+    Reduce, Side, Stage, Store,
 };
-use ffc_ir::module::{Op, ReduceOp, Region, Rounding, Value};
+use ffc_ir::module::{Op, PoolOp, ReduceOp, Region, Rounding, Value};
 use ffc_ir::numerics::{self, Arith};
 use ffc_ir::types::{DType, Dim, Type};
-use ffc_ir::{Handle, activation, elementwise};
+use ffc_ir::{Handle, Window, activation, elementwise};
 
 use super::optimize::Optimizer;
-use super::place::{Home, is_vector};
+use super::place::{Home, image_of, is_vector};
 use super::{LayerLowering, LowerError, Sweep};
 
 pub(super) type V = Handle<Value>;
@@ -38,6 +38,17 @@ impl Writer {
 
     /// Which element of a buffer of this type an expression at (row, column) of the kernel's domain means.
     fn at(&self, ty: Type) -> At {
+        match (ty.shape, self.shape) {
+            // What there is once for all positions of an image.
+            ([Dim::Rows(few), columns], [Dim::Rows(many), _]) if few != many => match columns {
+                Dim::Const(1) => At::RowSample(many / few),
+                _ => At::Sample(many / few),
+            },
+            _ => self.at_own(ty),
+        }
+    }
+
+    fn at_own(&self, ty: Type) -> At {
         let one = Dim::Const(1);
         match ty.shape {
             // Rows of quantized values are padded, even where they have one column.
@@ -149,17 +160,109 @@ impl LayerLowering<'_> {
         format!("{prefix}{}.{what}", self.layer.name)
     }
 
-    fn contraction(&mut self, dot: V) -> Result<Contraction, LowerError> {
-        let Op::Dot { lhs, rhs } = self.layer.values[dot].op else {
-            unreachable!("a kernel's contraction is a dot")
+    fn contraction(&mut self, value: V) -> Result<Contraction, LowerError> {
+        let (lhs, rhs, depth, geometry) = match self.layer.values[value].op {
+            Op::Dot { lhs, rhs } => {
+                let depth = self.layer.ty(lhs).columns();
+                match (self.look(lhs), self.look(rhs)) {
+                    (Some((lhs, window)), _) => (lhs, rhs, depth, Geometry::Convolution(window)),
+                    (_, Some((rhs, window))) => (lhs, rhs, depth, Geometry::ConvolutionGrad(window)),
+                    _ => (lhs, rhs, depth, Geometry::Dense),
+                }
+            }
+            Op::Depthwise { value, weight, window } => {
+                (value, weight, Dim::Const(window.taps()), Geometry::Depthwise(window))
+            }
+            Op::DepthwiseGrad { grad, value, window } => {
+                (grad, value, self.layer.ty(grad).rows(), Geometry::DepthwiseGrad(window))
+            }
+            _ => unreachable!("a kernel's contraction is a contraction"),
         };
-        let depth = self.extent(self.layer.ty(lhs).columns());
+        let depth = self.extent(depth);
         let non_negative = match (self.is_non_negative(lhs), self.is_non_negative(rhs)) {
             (true, _) => Some(Side::Lhs),
             (false, true) => Some(Side::Rhs),
             (false, false) => None,
         };
-        Ok(Contraction { lhs: self.stored(lhs)?, rhs: self.stored(rhs)?, depth, non_negative })
+        Ok(Contraction { geometry, lhs: self.stored(lhs)?, rhs: self.stored(rhs)?, depth, non_negative })
+    }
+
+    /// The image that an operand of a contraction is, and the window through which it is seen.
+    fn look(&self, operand: V) -> Option<(V, Window)> {
+        let image = image_of(self.layer, operand)?;
+        let source = match self.layer.values[operand].op {
+            Op::Transpose(source) => source,
+            _ => operand,
+        };
+        match self.layer.values[source].op {
+            Op::Window { window, .. } => Some((image, window)),
+            _ => {
+                let Dim::Rows(positions) = self.layer.ty(image).rows() else { return None };
+                let size = [positions, 1];
+                Some((image, Window::new(size, size, [1; 2], [1; 2], [0; 2])))
+            }
+        }
+    }
+
+    /// What each position sees of an image, combined.
+    fn pool(&mut self, writer: &mut Writer, op: PoolOp, image: V, window: &Window) -> Result<E, LowerError> {
+        let buffer = self.stored(image)?;
+        let float = self.layer.ty(image).dtype == DType::F32;
+        let outside = match op {
+            PoolOp::Sum => Outside::Zero,
+            PoolOp::Max => Outside::Least,
+        };
+        let m = &mut writer.builder;
+        let mut result = match (op, float) {
+            (PoolOp::Sum, false) => m.i32(0),
+            (PoolOp::Sum, true) => m.f32(0.0),
+            (PoolOp::Max, false) => m.i32(i8::MIN.into()),
+            (PoolOp::Max, true) => m.f32(f32::NEG_INFINITY),
+        };
+        for tap in 0..window.taps() {
+            let seen = m.load(buffer, At::Window { window: *window, tap, outside });
+            result = match (op, float) {
+                (PoolOp::Sum, false) => m.iadd(result, seen),
+                (PoolOp::Sum, true) => m.fadd(result, seen),
+                (PoolOp::Max, false) => m.imax(result, seen),
+                (PoolOp::Max, true) => m.fmax(result, seen),
+            };
+        }
+        Ok(result)
+    }
+
+    /// The sum of the gradients of all results that see a position and are equal to it.
+    fn max_grad(
+        &mut self,
+        writer: &mut Writer,
+        [input, output, grad]: [V; 3],
+        back: &Window,
+    ) -> Result<E, LowerError> {
+        let float = self.layer.ty(input).dtype == DType::F32;
+        let [input, output, grad] = [self.stored(input)?, self.stored(output)?, self.stored(grad)?];
+        let m = &mut writer.builder;
+        let input = m.load(input, At::Element);
+        let zero = m.f32(0.0);
+        let mut sum = zero;
+        for tap in 0..back.taps() {
+            let at = At::Window { window: *back, tap, outside: Outside::Zero };
+            let (output, grad) = (m.load(output, at), m.load(grad, at));
+            let share = if float {
+                let (less, more) = (m.flt(output, input), m.flt(input, output));
+                let share = m.select(less, zero, grad);
+                m.select(more, zero, share)
+            } else {
+                let largest = m.ieq(output, input);
+                m.select(largest, grad, zero)
+            };
+            sum = m.fadd(sum, share);
+        }
+        Ok(sum)
+    }
+
+    fn input(&mut self) -> Buf {
+        let shape = [Extent::Rows(1), Extent::Const(self.module.features)];
+        self.lowering.shared(BufferClass::Input, "input", self.module.input, shape)
     }
 
     /// Where a value lies in memory, in the orientation in which it is named.
@@ -170,6 +273,7 @@ impl LayerLowering<'_> {
             Op::ScaleOf(param) => Some(self.lowering.param_plane(self.module, param, Plane::Scale)),
             Op::Operand(n) => self.operands.get(n as usize).and_then(|operand| operand.plain),
             Op::Transpose(source) if is_vector(ir.ty) => Some(self.stored(source)?),
+            Op::Reshape(source) => Some(self.stored(source)?),
             Op::Transpose(source) => match (&self.layer.values[source].op, self.plain.get(&value)) {
                 (Op::Operand(n), _) => self.operands.get(*n as usize).and_then(|operand| operand.turned),
                 (_, Some(&own)) => Some(own),
@@ -275,9 +379,27 @@ impl LayerLowering<'_> {
                 writer.builder.load(buffer, at)
             }
             Op::Transpose(source) => self.turned_load(writer, source, ty)?,
+            Op::Reshape(source) => {
+                let Dim::Const(columns) = ty.columns() else {
+                    return Err(self.error(format!("`{name}` has no fixed number of columns")));
+                };
+                let buffer = self.stored(source)?;
+                writer.builder.load(buffer, At::Flat(columns))
+            }
+            Op::Pixels { value, channels } if self.layer.values[value].op == Op::Input => {
+                let buffer = self.input();
+                let positions = self.module.features / channels;
+                writer.builder.load(buffer, At::Planar { positions, copies: per_sample })
+            }
+            Op::Pool { op, value, window } => self.pool(writer, op, value, &window)?,
+            Op::MaxGrad { input, output, grad, window } => {
+                self.max_grad(writer, [input, output, grad], &window.back())?
+            }
+            Op::Pixels { .. } | Op::Window { .. } => {
+                return Err(self.error(format!("`{name}` stands where no kernel can look at it")));
+            }
             Op::Input => {
-                let shape = [Extent::Rows(1), Extent::Const(self.module.features)];
-                let buffer = self.lowering.shared(BufferClass::Input, "input", self.module.input, shape);
+                let buffer = self.input();
                 let at = if per_sample == 1 { At::Element } else { At::Sample(per_sample) };
                 writer.builder.load(buffer, at)
             }
@@ -309,7 +431,9 @@ impl LayerLowering<'_> {
                 let code = elementwise::OverlayCode { classes, on, off };
                 elementwise::overlay(&mut writer.builder, code, x, label, column)
             }
-            Op::Dot { .. } => writer.builder.expr(Expr::Accumulator),
+            Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. } => {
+                writer.builder.expr(Expr::Accumulator)
+            }
             Op::Unary(op, x) => {
                 let x = self.value(writer, stage, x)?;
                 elementwise::unary(&mut writer.builder, op, x)

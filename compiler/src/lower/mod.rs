@@ -212,8 +212,15 @@ impl Lowering {
             let mut plane = |suffix: &str, plane, dtype, shape| {
                 let class = BufferClass::Param { param: index, plane };
                 let name = format!("{}{suffix}", param.name);
-                let buffer =
-                    self.program.buffers.push(Buffer { name, dtype, shape, class, samples: 1, offset: 0 });
+                let buffer = self.program.buffers.push(Buffer {
+                    name,
+                    dtype,
+                    shape,
+                    class,
+                    samples: 1,
+                    offset: 0,
+                    dense: false,
+                });
                 self.shared.insert(class, buffer);
             };
             match param.storage {
@@ -238,7 +245,15 @@ impl Lowering {
         let samples = self.program.batch.max(self.program.infer_batch);
         let buffers = &mut self.program.buffers;
         *self.shared.entry(class).or_insert_with(|| {
-            buffers.push(Buffer { name: name.to_string(), dtype, shape, class, samples, offset: 0 })
+            buffers.push(Buffer {
+                name: name.to_string(),
+                dtype,
+                shape,
+                class,
+                samples,
+                offset: 0,
+                dense: false,
+            })
         })
     }
 
@@ -313,7 +328,7 @@ impl LayerLowering<'_> {
 
     fn extent(&self, dim: Dim) -> Extent {
         match dim {
-            Dim::Rows => Extent::Rows(self.rows_per_sample()),
+            Dim::Rows(n) => Extent::Rows(self.rows_per_sample() * n),
             Dim::Const(size) => Extent::Const(size),
         }
     }
@@ -355,14 +370,18 @@ impl LayerLowering<'_> {
         let Value { name, ty, .. } = &self.layer.values[value];
         let (ty, suffix) = if turned { (ty.transposed(), ".t") } else { (*ty, "") };
         let name = format!("{}{}.{name}{suffix}", self.sweep.prefix(), self.layer.name);
-        self.arena_buffer(name, ty, BufferClass::Arena)
+        let buffer = self.arena_buffer(name, ty, BufferClass::Arena);
+        let reshaped = |user: &Value| user.op == Op::Reshape(value);
+        self.lowering.program.buffers[buffer].dense |= !turned && self.layer.values.values().any(reshaped);
+        buffer
     }
 
     fn arena_buffer(&mut self, name: String, ty: Type, class: BufferClass) -> Handle<Buffer> {
         let program = &self.lowering.program;
         let samples = if self.sweep == Sweep::Infer { program.infer_batch } else { program.batch };
         let shape = ty.shape.map(|dim| self.extent(dim));
-        let buffer = Buffer { name, dtype: ty.dtype, shape, class, samples, offset: 0 };
+        let dense = place::is_image(ty);
+        let buffer = Buffer { name, dtype: ty.dtype, shape, class, samples, offset: 0, dense };
         self.lowering.program.buffers.push(buffer)
     }
 

@@ -80,12 +80,40 @@ fn operands(layer: &Layer, value: V) -> Vec<V> {
     operands
 }
 
-/// The operands of contractions, transpositions and effects.
+/// Whether an operation contracts.
+pub(super) fn is_contraction(op: &Op) -> bool {
+    matches!(op, Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. })
+}
+
+/// The value that a contraction finds in memory when it looks at this one: images as they are, seen through a window or
+/// not, turned or not.
+pub(super) fn image_of(layer: &Layer, value: V) -> Option<V> {
+    let source = match layer.values[value].op {
+        Op::Transpose(source) => source,
+        _ => value,
+    };
+    match layer.values[source].op {
+        Op::Window { value, .. } => Some(value),
+        _ if is_image(layer.ty(source)) => Some(source),
+        _ => None,
+    }
+}
+
+/// Whether a value has positions within a sample, and channels.
+pub(super) fn is_image(ty: Type) -> bool {
+    matches!(ty.shape, [Dim::Rows(positions), Dim::Const(_)] if positions > 1)
+}
+
+/// The operands of contractions, transpositions and effects, and of what looks at other rows.
 fn wanted(layer: &Layer) -> HashSet<V> {
     let mut wanted = HashSet::new();
     for (_, value) in layer.ops() {
         let op = &layer.values[value].op;
-        if op.is_effect() || matches!(op, Op::Dot { .. } | Op::Transpose(_)) {
+        let gathers = matches!(
+            op,
+            Op::Transpose(_) | Op::Window { .. } | Op::Reshape(_) | Op::Pool { .. } | Op::MaxGrad { .. }
+        );
+        if op.is_effect() || gathers || is_contraction(op) {
             wanted.extend(operands(layer, value));
         }
     }
@@ -135,8 +163,11 @@ impl Placement {
             return;
         }
         let home = match *op {
+            // A window is never written down, and a reshaped value lies where it lay.
+            Op::Window { .. } | Op::Reshape(_) => Home::Anywhere,
             Op::Operand(_)
             | Op::Input
+            | Op::Pixels { .. }
             | Op::Target
             | Op::Overlaid { .. }
             | Op::Polarity
@@ -147,7 +178,8 @@ impl Placement {
             | Op::OneHot { .. }
             | Op::Ahead => Home::Anywhere,
             Op::Transpose(source) => self.place_transpose(layer, value, source),
-            Op::Dot { .. } => self.open(shape, Some(value)),
+            Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. } => self.open(shape, Some(value)),
+            Op::Pool { .. } | Op::MaxGrad { .. } => self.place_gather(layer, value),
             Op::Reduce(_, source) => self.place_reduce(layer, source),
             Op::Unary(..)
             | Op::Binary(..)
@@ -182,6 +214,13 @@ impl Placement {
             (_, Op::Param(_)) if !is_vector(layer.ty(source)) => self.open(layer.ty(value).shape, None),
             _ => Home::Anywhere,
         }
+    }
+
+    /// What looks at other rows of its operands finds them in memory.
+    fn place_gather(&mut self, layer: &Layer, value: V) -> Home {
+        let operands = operands(layer, value);
+        let latest = operands.iter().filter_map(|&operand| self.kernel_of(layer, operand)).max();
+        self.join(layer.ty(value).shape, latest)
     }
 
     fn place_reduce(&mut self, layer: &Layer, source: V) -> Home {
@@ -336,9 +375,11 @@ impl Placement {
             for &value in &kernel.values {
                 let op = &layer.values[value].op;
                 match op {
-                    Op::Dot { lhs, rhs } => {
-                        self.demand_stored(layer, *lhs, &mut demand);
-                        self.demand_stored(layer, *rhs, &mut demand);
+                    op if is_contraction(op) => op.operands(|operand| {
+                        self.demand_operand(layer, operand, &mut demand);
+                    }),
+                    Op::Pool { .. } | Op::MaxGrad { .. } => {
+                        op.operands(|operand| self.demand_stored(layer, operand, &mut demand));
                     }
                     Op::Reduce(..) => demand.plain(value),
                     // Turned by its kernel, for a contraction or for loads elsewhere.
@@ -346,7 +387,7 @@ impl Placement {
                     _ => {}
                 }
                 let Home::Kernel { stage, .. } = self.homes[&value] else { continue };
-                if !matches!(op, Op::Dot { .. }) {
+                if !is_contraction(op) && !matches!(op, Op::Pool { .. } | Op::MaxGrad { .. }) {
                     op.operands(|operand| self.demand_use(layer, operand, index, stage, &mut demand));
                 }
             }
@@ -366,10 +407,19 @@ impl Placement {
         demand
     }
 
-    /// A contraction reads its operands from memory.
+    /// A contraction reads its operands from memory, and images as they are.
+    fn demand_operand(&self, layer: &Layer, value: V, demand: &mut Demand) {
+        self.demand_stored(layer, image_of(layer, value).unwrap_or(value), demand);
+    }
+
+    /// Something reads a value from memory.
     fn demand_stored(&self, layer: &Layer, value: V, demand: &mut Demand) {
         match self.homes[&value] {
-            Home::Anywhere => {}
+            Home::Anywhere => {
+                if let Op::Reshape(source) = layer.values[value].op {
+                    self.demand_stored(layer, source, demand);
+                }
+            }
             Home::Kernel { .. } => demand.plain(value),
             Home::Turned(source) if is_vector(layer.ty(source)) => demand.plain(source),
             Home::Turned(source) => demand.turned(source),
@@ -379,6 +429,9 @@ impl Placement {
     /// An expression in (`kernel`, `stage`) uses a value.
     fn demand_use(&self, layer: &Layer, value: V, kernel: usize, stage: usize, demand: &mut Demand) {
         match self.homes[&value] {
+            Home::Anywhere if matches!(layer.values[value].op, Op::Reshape(_)) => {
+                self.demand_stored(layer, value, demand);
+            }
             Home::Anywhere => {
                 for operand in operands(layer, value) {
                     self.demand_use(layer, operand, kernel, stage, demand);
@@ -401,7 +454,8 @@ impl Placement {
     fn demand_outputs(&self, layer: &Layer, next: Option<&Layer>, demand: &mut Demand) {
         let Some(next) = next else { return };
         for (_, user) in next.ops() {
-            let is_transpose = matches!(next.values[user].op, Op::Transpose(_));
+            let is_transpose =
+                matches!(next.values[user].op, Op::Transpose(_)) && image_of(next, user).is_none();
             next.values[user].op.operands(|operand| {
                 let Op::Operand(n) = next.values[operand].op else { return };
                 let Some(&output) = layer.outputs.get(n as usize) else { return };

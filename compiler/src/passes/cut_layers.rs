@@ -46,7 +46,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
 /// The layer that `insert-preparation` fills.
 fn input(module: &Module) -> Layer {
     let mut layer = Layer::new(super::insert_preparation::LAYER, LayerRole::Prepare);
-    let ty = Type::new(module.input, Dim::Rows, Dim::Const(module.features));
+    let ty = Type::new(module.input, Dim::ROWS, Dim::Const(module.features));
     let raw = layer.push(Region::Forward, "raw", Op::Input, ty);
     layer.outputs = vec![raw];
     layer

@@ -73,7 +73,7 @@ pub(super) fn score_factor(head: Head, units: usize, classes: usize) -> Option<f
 fn units(layer: &Layer) -> usize {
     match layer.ty(layer.outputs[0]).columns() {
         Dim::Const(units) => units,
-        Dim::Rows => unreachable!("activations are [rows, units]"),
+        Dim::Rows(_) => unreachable!("activations are [rows, units]"),
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn softmax(builder: &mut Builder<'_>, scores: V) -> Softmax {
 
 /// Softmax cross-entropy: loss `log sum exp - score of the target`, error `p - onehot`.
 fn cross_entropy(module: &Module, builder: &mut Builder<'_>, scores: V) {
-    let per_row = Type::new(DType::I32, Dim::Rows, Dim::Const(1));
+    let per_row = Type::new(DType::I32, Dim::ROWS, Dim::Const(1));
     let soft = softmax(builder, scores);
     let target = builder.push("target", Op::Target, per_row);
     let scores_type = builder.ty(scores).with_dtype(DType::F32);
@@ -159,7 +159,7 @@ fn labelled_rows(builder: &mut Builder<'_>) -> V {
 }
 
 fn polarity(builder: &mut Builder<'_>) -> V {
-    builder.push("polarity", Op::Polarity, Type::new(DType::F32, Dim::Rows, Dim::Const(1)))
+    builder.push("polarity", Op::Polarity, Type::new(DType::F32, Dim::ROWS, Dim::Const(1)))
 }
 
 fn report(builder: &mut Builder<'_>, loss: V, weight: Option<V>) {

@@ -65,7 +65,7 @@ fn scale_rows(layer: &mut Layer) {
     let rest = forward.split_off(at + 1);
     let dot = forward[at];
     layer.forward = forward;
-    let ty = Type::new(DType::F32, Dim::Rows, Dim::Const(1));
+    let ty = Type::new(DType::F32, Dim::ROWS, Dim::Const(1));
     let mut builder = Builder::new(layer, Region::Forward);
     let factor = builder.push("factor", Op::Operand(1), ty);
     let scaled = builder.mul("normalized", dot, factor);

@@ -92,7 +92,7 @@ fn preprocess(
     mean: Option<Handle<Param>>,
     std: Option<Handle<Param>>,
 ) -> V {
-    let ty = Type::new(module.input, Dim::Rows, Dim::Const(module.features));
+    let ty = Type::new(module.input, Dim::ROWS, Dim::Const(module.features));
     let raw = builder.push("raw", Op::Input, ty);
     let mut x = if module.input == DType::F32 { raw } else { builder.convert("x", raw) };
     if preprocessing.scale != 1.0 {
@@ -130,7 +130,7 @@ fn overlay(
     stream: u32,
 ) -> V {
     let labels =
-        builder.push("label", Op::Overlaid { stream }, Type::new(DType::I32, Dim::Rows, Dim::Const(1)));
+        builder.push("label", Op::Overlaid { stream }, Type::new(DType::I32, Dim::ROWS, Dim::Const(1)));
     let (on, off) = (preprocessing.high, preprocessing.low);
     let ty = builder.ty(x);
     builder.push("overlaid", Op::Overlay { value: x, labels, classes: module.classes, on, off }, ty)

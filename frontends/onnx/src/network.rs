@@ -259,7 +259,7 @@ impl Builder {
 }
 
 fn rows(columns: usize) -> Type {
-    Type::new(DType::F32, Dim::Rows, Dim::Const(columns))
+    Type::new(DType::F32, Dim::ROWS, Dim::Const(columns))
 }
 
 fn check(activation: Activation) -> Result<(), Reason> {

@@ -5,9 +5,10 @@ use crate::activation::{activate, activate_grad};
 use crate::arena::Handle;
 use crate::diagnostics::{Diagnostic, Location};
 use crate::elementwise::{self, OverlayCode};
-use crate::module::{Control, Layer, Op, Phase, ReduceOp, Rounding, RowPlan, Value};
+use crate::module::{Control, Layer, Op, Phase, PoolOp, ReduceOp, Rounding, RowPlan, Value};
 use crate::numerics::{Arith, Number, Scalar, draw_half, ordered_sum, stream_key};
 use crate::types::{DType, Dim, Type};
+use crate::window::Window;
 
 /// The position of an element, as the draws want it.
 pub(super) fn index(position: usize) -> Number {
@@ -46,7 +47,7 @@ impl Machine<'_> {
 
     fn size(&self, dim: Dim) -> usize {
         match dim {
-            Dim::Rows => self.rows,
+            Dim::Rows(n) => self.rows * n,
             Dim::Const(size) => size,
         }
     }
@@ -118,17 +119,21 @@ impl Machine<'_> {
     fn function(&self, value: &Value, values: &Values) -> Tensor {
         let m = &mut Scalar;
         let of = |operand: Handle<Value>| operand_of(values, operand);
+        // An element of an operand, broadcast to the result's shape.
+        let [rows, columns] = value.ty.shape.map(|dim| self.size(dim));
+        let at = |operand: Handle<Value>, row: usize, column: usize| {
+            let x = of(operand);
+            x.number(row * x.rows / rows * x.columns + column * x.columns / columns)
+        };
         // The result's type and shape, for operations on each element alone.
         let fill = |element: &mut dyn FnMut(usize, usize) -> Number| {
-            Tensor::fill(value.ty.dtype, self.size(value.ty.rows()), self.size(value.ty.columns()), element)
+            Tensor::fill(value.ty.dtype, rows, columns, element)
         };
         match value.op {
             Op::Dot { lhs, rhs } => dot(of(lhs), of(rhs)),
             Op::Transpose(x) => fill(&mut |i, j| of(x).number(j * of(x).columns + i)),
             Op::Unary(op, x) => fill(&mut |i, j| elementwise::unary(m, op, of(x).at(i, j))),
-            Op::Binary(op, a, b) => {
-                fill(&mut |i, j| elementwise::binary(m, op, of(a).at(i, j), of(b).at(i, j)))
-            }
+            Op::Binary(op, a, b) => fill(&mut |i, j| elementwise::binary(m, op, at(a, i, j), at(b, i, j))),
             Op::Activate(activation, x) => fill(&mut |i, j| activate(m, activation, of(x).at(i, j))),
             Op::ActivateGrad { activation, output, grad } => {
                 fill(&mut |i, j| activate_grad(m, activation, of(output).at(i, j), of(grad).at(i, j)))
@@ -143,6 +148,27 @@ impl Machine<'_> {
             }
             Op::Reduce(op, x) => fill(&mut |i, _| reduce(op, of(x), i)),
             Op::Splat(x) => fill(&mut |i, j| of(x).at(i, j)),
+            Op::Reshape(x) => fill(&mut |i, j| of(x).number(i * columns + j)),
+            Op::Pixels { value: x, channels } => {
+                let positions = of(x).columns / channels;
+                fill(&mut |i, j| of(x).number((i / positions * channels + j) * positions + i % positions))
+            }
+            Op::Window { value: x, window } => {
+                let channels = of(x).columns;
+                fill(&mut |i, j| seen(of(x), &window, i, j / channels, j % channels))
+            }
+            Op::Pool { op, value: x, window } => fill(&mut |i, j| pool(op, of(x), &window, i, j)),
+            Op::MaxGrad { input, output, grad, window } => {
+                fill(&mut |i, j| max_grad(of(input).at(i, j), of(output), of(grad), &window.back(), i, j))
+            }
+            Op::Depthwise { value: x, weight, window } => {
+                let product = |i, j, tap| (seen(of(x), &window, i, tap, j), of(weight).at(j, tap));
+                fill(&mut |i, j| products((0..window.taps()).map(|tap| product(i, j, tap))))
+            }
+            Op::DepthwiseGrad { grad, value: x, window } => {
+                let product = |c, tap, i| (of(grad).at(i, c), seen(of(x), &window, i, tap, c));
+                fill(&mut |c, tap| products((0..of(grad).rows).map(|i| product(c, tap, i))))
+            }
             Op::Quantize { value: x, scale, rounding } => {
                 let key = self.noise_key(rounding);
                 fill(&mut |i, j| {
@@ -188,6 +214,63 @@ fn dot(lhs: &Tensor, rhs: &Tensor) -> Tensor {
             }
             _ => unreachable!("both operands are i8, or both f32"),
         }
+    })
+}
+
+/// What position `row` of a result sees of a channel through a tap: 0 beyond the edge.
+fn seen(image: &Tensor, window: &Window, row: usize, tap: usize, channel: usize) -> Number {
+    let zero = if image.dtype() == DType::F32 { Number::F32(0.0) } else { Number::I32(0) };
+    let (sample, position) = (row / window.outputs(), row % window.outputs());
+    window
+        .source(position, tap)
+        .map_or(zero, |source| image.number((sample * window.inputs() + source) * image.columns + channel))
+}
+
+/// The rows of an image that a position of the result sees, in the order of the taps.
+fn sources(window: &Window, row: usize) -> impl Iterator<Item = usize> + '_ {
+    let (sample, position) = (row / window.outputs(), row % window.outputs());
+    let sources = (0..window.taps()).filter_map(move |tap| window.source(position, tap));
+    sources.map(move |source| sample * window.inputs() + source)
+}
+
+fn pool(op: PoolOp, image: &Tensor, window: &Window, row: usize, column: usize) -> Number {
+    let m = &mut Scalar;
+    let float = image.dtype() == DType::F32;
+    let numbers = sources(window, row).map(|source| image.at(source, column));
+    match op {
+        PoolOp::Sum if float => numbers.fold(Number::F32(0.0), |sum, x| m.fadd(sum, x)),
+        PoolOp::Sum => numbers.fold(Number::I32(0), |sum, x| m.iadd(sum, x)),
+        PoolOp::Max if float => numbers.fold(Number::F32(f32::NEG_INFINITY), |most, x| m.fmax(most, x)),
+        PoolOp::Max => numbers.fold(Number::I32(i8::MIN.into()), |most, x| m.imax(most, x)),
+    }
+}
+
+/// The gradient of one element of what was pooled; `back` leads from it to the results that see it.
+fn max_grad(
+    input: Number,
+    output: &Tensor,
+    grad: &Tensor,
+    back: &Window,
+    row: usize,
+    column: usize,
+) -> Number {
+    let zero = Number::F32(0.0);
+    sources(back, row).fold(zero, |sum, source| {
+        let largest = output.at(source, column) == input;
+        let share = if largest { grad.at(source, column) } else { zero };
+        Scalar.fadd(sum, share)
+    })
+}
+
+/// Sums of products, as a [`dot`] has them.
+fn products(pairs: impl Iterator<Item = (Number, Number)>) -> Number {
+    let mut pairs = pairs.peekable();
+    if matches!(pairs.peek(), Some((Number::F32(_), _))) {
+        return Number::F32(ordered_sum(pairs.map(|(a, b)| a.as_f32() * b.as_f32())));
+    }
+    pairs.fold(Number::I32(0), |sum, (a, b)| {
+        let product = Scalar.imul(a, b);
+        Scalar.iadd(sum, product)
     })
 }
 

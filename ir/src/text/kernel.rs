@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use crate::arena::{Arena, Handle};
 use crate::kernel::{
-    At, Binary, Buffer, BufferClass, Contraction, Expr, Fold, Kernel, Over, Plane, Program, Schedule, Side,
-    Stage, Unary,
+    At, Binary, Buffer, BufferClass, Contraction, Expr, Fold, Geometry, Kernel, Outside, Over, Plane,
+    Program, Schedule, Side, Stage, Unary,
 };
 
 /// One line per kernel (its domain, what it contracts, reads and writes) and one per schedule: short enough to pin in
@@ -72,7 +72,16 @@ fn contract(program: &Program, contraction: &Contraction) -> String {
         Some(Side::Lhs) => ", left side not negative",
         Some(Side::Rhs) => ", right side not negative",
     };
-    format!("dot({}, {}; {}{sign})", name(contraction.lhs), name(contraction.rhs), contraction.depth)
+    let (what, window) = match contraction.geometry {
+        Geometry::Dense => ("dot", None),
+        Geometry::Convolution(window) => ("convolution", Some(window)),
+        Geometry::ConvolutionGrad(window) => ("convolution_grad", Some(window)),
+        Geometry::Depthwise(window) => ("depthwise", Some(window)),
+        Geometry::DepthwiseGrad(window) => ("depthwise_grad", Some(window)),
+    };
+    let window = window.map_or(String::new(), |window| format!(" through {window}"));
+    let (lhs, rhs, depth) = (name(contraction.lhs), name(contraction.rhs), contraction.depth);
+    format!("{what}({lhs}, {rhs}; {depth}{sign}){window}")
 }
 
 fn describe(program: &Program, buffer: &Buffer) -> String {
@@ -156,8 +165,19 @@ fn element(name: &str, at: At) -> String {
         At::Element => format!("{name}[i, j]"),
         At::Transposed => format!("{name}[j, i]"),
         At::Sample(n) => format!("{name}[i/{n}, j]"),
+        At::Window { window, tap, outside } => {
+            let outside = match outside {
+                Outside::Zero => "0",
+                Outside::Least => "least",
+            };
+            format!("{name}[seen(i, {tap} of {window}) or {outside}, j]")
+        }
+        At::Planar { positions, copies } => {
+            format!("{name}[i/{}, j*{positions} + i%{positions}]", positions * copies)
+        }
         At::Row => format!("{name}[i]"),
         At::RowSample(n) => format!("{name}[i/{n}]"),
+        At::Flat(n) => format!("{name}[i*{n} + j]"),
         At::Column => format!("{name}[j]"),
         At::Scalar => format!("{name}[]"),
     }

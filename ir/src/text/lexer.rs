@@ -13,7 +13,7 @@ pub(super) enum Token<'a> {
     Value(&'a str),
     /// `@name`.
     Symbol(&'a str),
-    /// One of `{ } ( ) [ ] , : =`.
+    /// One of `{ } ( ) [ ] , : = *`.
     Mark(char),
     /// The end of the text.
     End,
@@ -97,7 +97,7 @@ fn scan(text: &str, first: char) -> (Option<Token<'_>>, usize) {
             let token = if first == '%' { Token::Value(name) } else { Token::Symbol(name) };
             ((!name.is_empty()).then_some(token), end)
         }
-        '{' | '}' | '(' | ')' | '[' | ']' | ',' | ':' | '=' => (Some(Token::Mark(first)), 1),
+        '{' | '}' | '(' | ')' | '[' | ']' | ',' | ':' | '=' | '*' => (Some(Token::Mark(first)), 1),
         '-' | '0'..='9' => {
             let end = run(1, b".+-");
             (Some(Token::Number(&text[..end])), end)

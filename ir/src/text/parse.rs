@@ -118,6 +118,14 @@ impl<'a> Parser<'_, 'a> {
         text.parse().map_err(|_| found.fail(format!("`{text}` is too large")))
     }
 
+    /// A whole number, with a sign where `T` has one.
+    pub(super) fn signed<T: std::str::FromStr>(&mut self) -> Parsed<T> {
+        let found = self.peek();
+        let Token::Number(text) = found.token else { return Err(self.expected("a whole number")) };
+        self.advance();
+        text.parse().map_err(|_| found.fail(format!("`{text}` is no whole number that fits here")))
+    }
+
     pub(super) fn float(&mut self) -> Parsed<f32> {
         let found = self.peek();
         let (Token::Number(text) | Token::Word(text)) = found.token else {
@@ -318,7 +326,7 @@ impl Parser<'_, '_> {
     fn dim(&mut self) -> Parsed<Dim> {
         if self.is_word("rows") {
             self.advance();
-            return Ok(Dim::Rows);
+            return Ok(Dim::Rows(if self.accept('*') { self.integer()? } else { 1 }));
         }
         self.integer().map(Dim::Const)
     }

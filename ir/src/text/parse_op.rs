@@ -3,7 +3,10 @@
 use super::lexer::Token;
 use super::parse::{Parsed, Parser};
 use crate::arena::Handle;
-use crate::module::{Activation, BinaryOp, Control, Op, Param, ReduceOp, Rounding, Sgd, UnaryOp, Value};
+use crate::module::{
+    Activation, BinaryOp, Control, Op, Param, PoolOp, ReduceOp, Rounding, Sgd, UnaryOp, Value,
+};
+use crate::window::Window;
 
 impl Parser<'_, '_> {
     pub(super) fn op(&mut self) -> Parsed<Op> {
@@ -41,6 +44,25 @@ impl Parser<'_, '_> {
     fn function(&mut self, name: &str) -> Parsed<Option<Op>> {
         Ok(Some(match name {
             "dot" => Op::Dot { lhs: self.value()?, rhs: self.next_value()? },
+            "window" => Op::Window { value: self.value()?, window: self.next_window()? },
+            "pool" => {
+                let op = self.one_of("a pool", &PoolOp::ALL, PoolOp::name)?;
+                Op::Pool { op, value: self.next_value()?, window: self.next_window()? }
+            }
+            "max_grad" => {
+                let (input, output, grad) = (self.value()?, self.next_value()?, self.next_value()?);
+                Op::MaxGrad { input, output, grad, window: self.next_window()? }
+            }
+            "depthwise" => {
+                let (value, weight) = (self.value()?, self.next_value()?);
+                Op::Depthwise { value, weight, window: self.next_window()? }
+            }
+            "depthwise_grad" => {
+                let (grad, value) = (self.value()?, self.next_value()?);
+                Op::DepthwiseGrad { grad, value, window: self.next_window()? }
+            }
+            "pixels" => Op::Pixels { value: self.value()?, channels: self.next_whole("channels")? },
+            "reshape" => Op::Reshape(self.value()?),
             "transpose" => Op::Transpose(self.value()?),
             "activate" => Op::Activate(self.activation()?, self.next_value()?),
             "activate_grad" => {
@@ -156,6 +178,42 @@ impl Parser<'_, '_> {
         let value = self.float()?;
         self.mark(')')?;
         Ok(value)
+    }
+
+    /// `, input(8, 8), output(4, 4), kernel(3, 3), stride(2, 2), pad(1, 1)`: input and output, and what is not the
+    /// default.
+    fn next_window(&mut self) -> Parsed<Window> {
+        self.mark(',')?;
+        let input = self.pair("input")?;
+        self.mark(',')?;
+        let mut window = Window::new(input, self.pair("output")?, [1; 2], [1; 2], [0; 2]);
+        while self.accept(',') {
+            let Token::Word(name) = self.peek().token else { return Err(self.expected("a window's size")) };
+            match name {
+                "kernel" => window.kernel = self.pair(name)?,
+                "stride" => window.stride = self.pair(name)?,
+                "dilation" => window.dilation = self.pair(name)?,
+                "pad" => window.pad = self.pair(name)?,
+                "spread" => window.spread = self.pair(name)?,
+                "repeat" => {
+                    window.spread = self.pair(name)?;
+                    window.repeats = true;
+                }
+                _ => return Err(self.expected("`kernel`, `stride`, `dilation`, `pad`, `spread` or `repeat`")),
+            }
+        }
+        Ok(window)
+    }
+
+    /// `name(1, 2)`.
+    fn pair<T: std::str::FromStr>(&mut self, name: &str) -> Parsed<[T; 2]> {
+        self.keyword(name)?;
+        self.mark('(')?;
+        let first = self.signed()?;
+        self.mark(',')?;
+        let second = self.signed()?;
+        self.mark(')')?;
+        Ok([first, second])
     }
 
     fn next_rounding(&mut self) -> Parsed<Rounding> {

@@ -7,6 +7,7 @@ use crate::arena::Handle;
 use crate::module::{
     Activation, Granularity, Layer, Module, Op, Param, ParamRole, ParamStorage, Region, Rounding, Value,
 };
+use crate::window::Window;
 
 impl fmt::Display for Module {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,6 +127,12 @@ impl Names<'_> {
                 (vec![function(activation)], vec![])
             }
             Op::Reduce(op, _) => (vec![op.name().to_string()], vec![]),
+            Op::Pool { op, window, .. } => (vec![op.name().to_string()], geometry(&window)),
+            Op::Window { window, .. }
+            | Op::MaxGrad { window, .. }
+            | Op::Depthwise { window, .. }
+            | Op::DepthwiseGrad { window, .. } => (vec![], geometry(&window)),
+            Op::Pixels { channels, .. } => (vec![], vec![format!("channels({channels})")]),
             Op::OneHot { classes, .. } => (vec![], vec![format!("classes({classes})")]),
             Op::Overlay { classes, on, off, .. } => {
                 let values = [format!("on({})", number(on)), format!("off({})", number(off))];
@@ -151,6 +158,23 @@ impl Names<'_> {
             _ => (vec![], vec![]),
         }
     }
+}
+
+/// A window's input and output, and what is not the default.
+fn geometry(window: &Window) -> Vec<String> {
+    fn pair<T: fmt::Display>(name: &str, [first, second]: [T; 2]) -> String {
+        format!("{name}({first}, {second})")
+    }
+    let default = Window::new(window.input, window.output, [1; 2], [1; 2], [0; 2]);
+    let mut parts = vec![pair("input", window.input), pair("output", window.output)];
+    let mut note = |differs: bool, part: String| parts.extend(differs.then_some(part));
+    note(window.kernel != default.kernel, pair("kernel", window.kernel));
+    note(window.stride != default.stride, pair("stride", window.stride));
+    note(window.dilation != default.dilation, pair("dilation", window.dilation));
+    note(window.pad != default.pad, pair("pad", window.pad));
+    let spread = if window.repeats { "repeat" } else { "spread" };
+    note(window.repeats || window.spread != default.spread, pair(spread, window.spread));
+    parts
 }
 
 fn function(activation: Activation) -> String {

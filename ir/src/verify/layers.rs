@@ -2,7 +2,7 @@
 
 use super::{MAX_DEPTH, Verifier, at_layer, at_value, result_type};
 use crate::arena::Handle;
-use crate::diagnostics::Location;
+use crate::diagnostics::{Diagnostic, Location};
 use crate::module::{Layer, LayerRole, Op, Phase, ReduceOp, Region, Value};
 use crate::text::mnemonic;
 use crate::types::{DType, Dim, Type};
@@ -76,6 +76,7 @@ impl Verifier<'_> {
                 self.fail(at_value(layer, value), message);
             }
         }
+        self.window_users(layer);
     }
 
     /// Handles and order.
@@ -121,6 +122,7 @@ impl Verifier<'_> {
         let result = match value.op {
             Op::Operand(position) => self.handed_over(index, position),
             Op::Splat(source) => splat_type(layer.ty(source), value.ty),
+            Op::Reshape(source) => reshape_type(layer.ty(source), value.ty),
             Op::Ahead => self.ahead_type(index, value.ty),
             op => result_type(self.module, layer, &op),
         };
@@ -137,7 +139,7 @@ impl Verifier<'_> {
     fn handed_over(&self, index: usize, position: u32) -> Result<Type, String> {
         let module = self.module;
         if module.phase == Phase::Imported {
-            let samples = Type::new(DType::F32, Dim::Rows, Dim::Const(module.features));
+            let samples = Type::new(DType::F32, Dim::ROWS, Dim::Const(module.features));
             return if position == 0 {
                 Ok(samples)
             } else {
@@ -175,30 +177,71 @@ impl Verifier<'_> {
         let quantized = phase == Phase::Quantized;
         let wrong = match value.op {
             Op::Quantize { .. } => !quantized,
-            Op::Dot { lhs, .. } => (layer.ty(lhs).dtype == DType::I8) != quantized,
+            Op::Dot { lhs: value, .. } | Op::Depthwise { value, .. } | Op::DepthwiseGrad { value, .. } => {
+                (layer.ty(value).dtype == DType::I8) != quantized
+            }
             _ => false,
         };
         if wrong {
             let what = mnemonic(&value.op);
-            let with = if what == "dot" { " of this type" } else { "" };
+            let with = if what == "quantize" { "" } else { " of this type" };
             let message = format!("a `{what}`{with} does not occur in phase `{}`", phase.name());
             self.fail(at_value(layer, value), message);
         }
     }
 
     fn depth(&mut self, layer: &Layer, value: &Value) {
-        let summed: Option<Handle<Value>> = match value.op {
-            Op::Dot { lhs, .. } => Some(lhs),
-            Op::Reduce(ReduceOp::SumSquares, operand) => Some(operand),
+        let summed: Option<(Handle<Value>, Dim)> = match value.op {
+            Op::Dot { lhs, .. } => Some((lhs, layer.ty(lhs).columns())),
+            Op::Reduce(ReduceOp::SumSquares, operand) => Some((operand, layer.ty(operand).columns())),
+            Op::Depthwise { value, window, .. } => Some((value, Dim::Const(window.taps()))),
+            Op::DepthwiseGrad { grad, .. } => Some((grad, layer.ty(grad).rows())),
             _ => None,
         };
-        let Some(ty) = summed.map(|operand| layer.ty(operand)).filter(|ty| ty.dtype == DType::I8) else {
-            return;
-        };
-        if self.size(ty.columns()).is_none_or(|depth| depth > MAX_DEPTH) {
+        let summed = summed.map(|(operand, depth)| (layer.ty(operand), depth));
+        let Some((ty, depth)) = summed.filter(|(ty, _)| ty.dtype == DType::I8) else { return };
+        if self.size(depth).is_none_or(|depth| depth > MAX_DEPTH) {
             let message = format!("sums products along {ty}, and only {MAX_DEPTH} are sure to fit an i32");
-            self.fail(at_value(layer, value), message);
+            let location = at_value(layer, value);
+            let diagnostic = Diagnostic { location, ..Diagnostic::new(message) };
+            let help = "a smaller batch has fewer rows";
+            let by_rows = matches!(depth, Dim::Rows(_));
+            self.errors.push(if by_rows { diagnostic.with_help(help) } else { diagnostic });
         }
+    }
+
+    /// A window is never written down: only contractions know how to look through it.
+    fn window_users(&mut self, layer: &Layer) {
+        let is_window = |value: Handle<Value>| matches!(layer.values[value].op, Op::Window { .. });
+        let is_turned = |value: Handle<Value>| matches!(layer.values[value].op, Op::Transpose(source) if is_window(source));
+        for (_, handle) in layer.ops() {
+            let value = &layer.values[handle];
+            let mut wrong = false;
+            match value.op {
+                Op::Dot { lhs, rhs } => wrong = is_window(rhs) || is_turned(lhs),
+                Op::Transpose(_) => {}
+                op => op.operands(|operand| wrong |= is_window(operand) || is_turned(operand)),
+            }
+            if wrong {
+                self.fail(at_value(layer, value), "looks through a window, which only a `dot` can");
+            }
+        }
+        if layer.outputs.iter().any(|&output| is_window(output) || is_turned(output)) {
+            self.fail(at_layer(layer), "hands over a window, which only a `dot` can look through");
+        }
+    }
+}
+
+fn reshape_type(source: Type, declared: Type) -> Result<Type, String> {
+    let size = |ty: Type| match ty.shape {
+        [Dim::Rows(n), Dim::Const(columns)] => n.checked_mul(columns),
+        _ => None,
+    };
+    let same = size(source).is_some_and(|size_of| size(declared) == Some(size_of));
+    if same && source.dtype == declared.dtype && source.dtype.bytes() == 4 {
+        Ok(declared)
+    } else {
+        Err(format!("{source} cannot be read as {declared}"))
     }
 }
 

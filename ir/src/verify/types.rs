@@ -1,12 +1,13 @@
 //! The type of a result follows from its operands.
 
 use crate::arena::Handle;
-use crate::module::{Layer, Module, Op, Param, ParamRole, ParamStorage, ReduceOp, Sgd, Value};
+use crate::module::{Layer, Module, Op, Param, ParamRole, ParamStorage, PoolOp, ReduceOp, Sgd, Value};
 use crate::text::mnemonic;
 use crate::types::{DType, Dim, Type};
+use crate::window::Window;
 
-/// The type of what an operation gives, an effect's being that of what it writes. [`Op::Operand`], [`Op::Splat`] and
-/// [`Op::Ahead`] have the type that is declared for them and cannot be asked.
+/// The type of what an operation gives, an effect's being that of what it writes. [`Op::Operand`], [`Op::Splat`],
+/// [`Op::Reshape`] and [`Op::Ahead`] have the type that is declared for them and cannot be asked.
 ///
 /// # Errors
 /// What is wrong with the operands.
@@ -24,12 +25,12 @@ type Typed = Result<Type, String>;
 
 impl Typing<'_> {
     fn infer(&self, op: &Op) -> Typed {
-        let per_row = |dtype| Type::new(dtype, Dim::Rows, Dim::Const(1));
+        let per_row = |dtype| Type::new(dtype, Dim::ROWS, Dim::Const(1));
         match *op {
-            Op::Operand(_) | Op::Splat(_) | Op::Ahead => {
+            Op::Operand(_) | Op::Splat(_) | Op::Reshape(_) | Op::Ahead => {
                 Err(format!("the type of `{}` is declared, not inferred", self.name))
             }
-            Op::Input => Ok(Type::new(self.module.input, Dim::Rows, Dim::Const(self.module.features))),
+            Op::Input => Ok(Type::new(self.module.input, Dim::ROWS, Dim::Const(self.module.features))),
             Op::Target | Op::Overlaid { .. } => Ok(per_row(DType::I32)),
             Op::Polarity => Ok(per_row(DType::F32)),
             Op::Control(_) | Op::Constant(_) => Ok(Type::scalar()),
@@ -41,6 +42,49 @@ impl Typing<'_> {
                     .ok_or_else(|| format!("`@{}` is not fixed-point and has no scale", param.name))
             }
             Op::Dot { lhs, rhs } => self.dot(lhs, rhs),
+            Op::Window { value, window } => {
+                let ty = self.of(value)?;
+                self.require(matches!(ty.dtype, DType::I8 | DType::F32), ty, "i8 or f32")?;
+                let taps = |channels: usize| channels.checked_mul(window.taps());
+                self.looked_at(ty, &window, |channels| taps(channels))
+            }
+            Op::Pool { op, value, window } => {
+                let ty = self.of(value)?;
+                let sum = op == PoolOp::Sum && ty.dtype == DType::I32;
+                self.require(sum || matches!(ty.dtype, DType::I8 | DType::F32), ty, "i8 or f32")?;
+                let dtype = if op == PoolOp::Sum && ty.dtype == DType::I8 { DType::I32 } else { ty.dtype };
+                Ok(self.looked_at(ty, &window, Some)?.with_dtype(dtype))
+            }
+            Op::MaxGrad { input, output, grad, window } => {
+                let (input, output, grad) = (self.of(input)?, self.of(output)?, self.float(grad)?);
+                let wanted = self.looked_at(input, &window, Some)?;
+                self.require(output == wanted, output, &wanted.to_string())?;
+                self.require(grad.shape == output.shape, grad, &format!("of the shape of {output}"))?;
+                Ok(input.with_dtype(DType::F32))
+            }
+            Op::Depthwise { value, weight, window } => {
+                let (value, weight) = (self.of(value)?, self.of(weight)?);
+                let dtype = self.products(value, weight)?;
+                let shape = [value.columns(), Dim::Const(window.taps())];
+                self.require(weight.shape == shape, weight, "a filter of all taps for each channel")?;
+                Ok(self.looked_at(value, &window, Some)?.with_dtype(dtype))
+            }
+            Op::DepthwiseGrad { grad, value, window } => {
+                let (grad, value) = (self.of(grad)?, self.of(value)?);
+                let dtype = self.products(grad, value)?;
+                let wanted = self.looked_at(value, &window, Some)?;
+                self.require(grad.shape == wanted.shape, grad, &format!("of the shape of {wanted}"))?;
+                Ok(Type::new(dtype, value.columns(), Dim::Const(window.taps())))
+            }
+            Op::Pixels { value, channels } => {
+                let ty = self.of(value)?;
+                match ty.shape {
+                    [Dim::Rows(1), Dim::Const(size)] if channels > 0 && size % channels == 0 => {
+                        Ok(Type::new(ty.dtype, Dim::Rows(size / channels), Dim::Const(channels)))
+                    }
+                    _ => Err(format!("{ty} is no sample of {channels} channels")),
+                }
+            }
             Op::Transpose(value) => Ok(self.of(value)?.transposed()),
             Op::Unary(_, value) | Op::Activate(_, value) | Op::Publish(value) => self.float(value),
             Op::Binary(_, a, b) => {
@@ -126,15 +170,35 @@ impl Typing<'_> {
 
     fn dot(&self, lhs: Handle<Value>, rhs: Handle<Value>) -> Typed {
         let (lhs, rhs) = (self.of(lhs)?, self.of(rhs)?);
-        let dtype = match (lhs.dtype, rhs.dtype) {
-            (DType::I8, DType::I8) => DType::I32,
-            (DType::F32, DType::F32) => DType::F32,
-            _ => return self.refuse(lhs, rhs, "both i8 or both f32"),
-        };
+        let dtype = self.products(lhs, rhs)?;
         if lhs.columns() != rhs.columns() {
             return self.refuse(lhs, rhs, "of one depth");
         }
         Ok(Type::new(dtype, lhs.rows(), rhs.rows()))
+    }
+
+    /// The type of sums of products.
+    fn products(&self, lhs: Type, rhs: Type) -> Result<DType, String> {
+        match (lhs.dtype, rhs.dtype) {
+            (DType::I8, DType::I8) => Ok(DType::I32),
+            (DType::F32, DType::F32) => Ok(DType::F32),
+            _ => self.refuse(lhs, rhs, "both i8 or both f32").map(|never| never.dtype),
+        }
+    }
+
+    /// The type of what looks at an image through a window, with as many columns as `columns` makes of its channels.
+    fn looked_at(&self, image: Type, window: &Window, columns: impl FnOnce(usize) -> Option<usize>) -> Typed {
+        if let Some(fault) = window.fault() {
+            return Err(format!("the window of `{}` {fault}", self.name));
+        }
+        let [Dim::Rows(rows), Dim::Const(channels)] = image.shape else {
+            return self.require(false, image, "an image").map(|()| image);
+        };
+        let fits = rows % window.inputs() == 0;
+        self.require(fits, image, &format!("an image of {}x{}", window.input[0], window.input[1]))?;
+        let rows = (rows / window.inputs()).checked_mul(window.outputs());
+        let (rows, columns) = rows.zip(columns(channels)).ok_or("a window gives too much to count")?;
+        Ok(Type::new(image.dtype, Dim::Rows(rows), Dim::Const(columns)))
     }
 
     fn overlay(&self, value: Handle<Value>, labels: Handle<Value>, classes: usize) -> Typed {
@@ -160,7 +224,7 @@ impl Typing<'_> {
     fn score(&self, value: Handle<Value>) -> Typed {
         let ty = self.float(value)?;
         let columns = [Dim::Const(self.module.classes), Dim::Const(1)];
-        let fits = ty.rows() == Dim::Rows && columns.contains(&ty.columns());
+        let fits = ty.rows() == Dim::ROWS && columns.contains(&ty.columns());
         self.require(fits, ty, &format!("f32[rows, {}] or f32[rows, 1]", self.module.classes))?;
         Ok(ty)
     }

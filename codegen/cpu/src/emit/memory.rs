@@ -103,6 +103,7 @@ impl Emitter<'_> {
             At::Transposed => self.row_address(base, point.row(), 1, buffer.dtype.bytes()),
             At::RowSample(per) => self.row_address(base, point.row(), per, element),
             At::Column | At::Scalar => Address { base, offset: 0 },
+            At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`check` refuses images"),
         };
         match column_pitch(buffer, at) {
             0 => start,

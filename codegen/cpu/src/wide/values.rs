@@ -47,7 +47,12 @@ pub(super) fn levels(kernel: &Kernel) -> Vec<Level> {
             Expr::RowIndex => Level::Row,
             Expr::ColumnIndex => Level::Column,
             Expr::Load(buffer, at) => match at {
-                At::Element | At::Transposed | At::Sample(_) => Level::Element,
+                At::Element
+                | At::Transposed
+                | At::Sample(_)
+                | At::Flat(_)
+                | At::Window { .. }
+                | At::Planar { .. } => Level::Element,
                 At::Column if writes.contains(&buffer) => Level::Element,
                 At::Column => Level::Column,
                 At::Row | At::RowSample(_) => Level::Row,

@@ -9,7 +9,8 @@ use ffc_codegen::{Backend, Target};
 use ffc_cpu::{CpuBackend, native};
 use ffc_ir::arena::{Arena, Handle};
 use ffc_ir::kernel::{
-    At, Buffer, BufferClass, Contraction, Extent, Kernel, KernelBuilder, Over, Plane, Program, Side, Stage,
+    At, Buffer, BufferClass, Contraction, Extent, Geometry, Kernel, KernelBuilder, Over, Plane, Program,
+    Side, Stage,
 };
 use ffc_ir::types::DType;
 use ffc_reference::{Executor, Values};
@@ -74,7 +75,15 @@ impl Case {
 
     pub fn buffer(&mut self, class: BufferClass, dtype: DType, shape: [Extent; 2]) -> Handle<Buffer> {
         let name = format!("b{}", self.buffers.len());
-        self.buffers.push(Buffer { name, dtype, shape, class, samples: self.samples, offset: 0 })
+        self.buffers.push(Buffer {
+            name,
+            dtype,
+            shape,
+            class,
+            samples: self.samples,
+            offset: 0,
+            dense: false,
+        })
     }
 
     pub fn arena(&mut self, dtype: DType, shape: [Extent; 2]) -> Handle<Buffer> {
@@ -89,7 +98,7 @@ impl Case {
         let (rows, columns) = (self.rows, self.columns);
         let lhs = self.arena(DType::I8, [rows, depth]);
         let rhs = self.param(DType::I8, [columns, depth]);
-        self.contraction = Some(Contraction { lhs, rhs, depth, non_negative });
+        self.contraction = Some(Contraction { geometry: Geometry::Dense, lhs, rhs, depth, non_negative });
         [lhs, rhs]
     }
 

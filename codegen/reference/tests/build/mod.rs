@@ -34,8 +34,15 @@ pub(crate) fn buffer(
     shape: [Extent; 2],
     class: BufferClass,
 ) -> Handle<Buffer> {
-    let mut buffer =
-        Buffer { name: name.to_string(), dtype, shape, class, samples: program.batch, offset: 0 };
+    let mut buffer = Buffer {
+        name: name.to_string(),
+        dtype,
+        shape,
+        class,
+        samples: program.batch,
+        offset: 0,
+        dense: false,
+    };
     let end = match class {
         BufferClass::Arena | BufferClass::Accumulator => &mut program.arena_bytes,
         _ => &mut program.state_bytes,

@@ -1,8 +1,10 @@
 //! A second executor: one element at a time, one expression at a time, as the kernel IR reads.
 
-use ffc_ir::Handle;
-use ffc_ir::kernel::{At, Binary, Buffer, Expr, Extent, Fold, Kernel, Over, Program, Unary};
+use ffc_ir::kernel::{
+    At, Binary, Buffer, Expr, Extent, Fold, Geometry, Kernel, Outside, Over, Program, Unary,
+};
 use ffc_ir::numerics::{Arith, Number, Scalar, ordered_sum};
+use ffc_ir::{Handle, Window};
 use ffc_reference::{Executor, Values};
 
 pub(crate) struct Naive {
@@ -30,6 +32,11 @@ impl Naive {
     fn index(&self, buffer: Handle<Buffer>, at: At, i: usize, j: usize) -> usize {
         let (stride, pitch) = (self.strides[buffer.index()], self.pitches[buffer.index()]);
         match at {
+            At::Window { .. } => unreachable!("a window may see nothing"),
+            At::Flat(columns) => i * columns + j,
+            At::Planar { positions, copies } => {
+                i / (positions * copies) * stride + j * positions + i % positions
+            }
             At::Element => i * stride + j,
             At::Transposed => j * stride + i,
             At::Sample(n) => i / n * stride + j,
@@ -48,8 +55,23 @@ impl Naive {
             _ => Number::I32(0),
         };
         for d in 0..contraction.depth.size(samples) {
-            let a = self.data(lhs).get(self.index(lhs, At::Element, i, d));
-            let b = self.data(rhs).get(self.index(rhs, At::Element, j, d));
+            let element = |buffer, [row, column]: [usize; 2]| {
+                self.data(buffer).get(self.index(buffer, At::Element, row, column))
+            };
+            let channels = |buffer: Handle<Buffer>| self.strides[buffer.index()];
+            let places = match contraction.geometry {
+                Geometry::Dense => Some(([i, d], [j, d])),
+                Geometry::Convolution(window) => {
+                    seen(&window, i, d / channels(lhs)).map(|source| ([source, d % channels(lhs)], [j, d]))
+                }
+                Geometry::ConvolutionGrad(window) => {
+                    seen(&window, d, j / channels(rhs)).map(|source| ([i, d], [source, j % channels(rhs)]))
+                }
+                Geometry::Depthwise(window) => seen(&window, i, d).map(|source| ([source, j], [j, d])),
+                Geometry::DepthwiseGrad(window) => seen(&window, d, j).map(|source| ([d, i], [source, i])),
+            };
+            let Some((left, right)) = places else { continue };
+            let (a, b) = (element(lhs, left), element(rhs, right));
             sum = match sum {
                 Number::F32(sum) => Number::F32(sum + a.as_f32() * b.as_f32()),
                 Number::I32(sum) => Number::I32(sum.wrapping_add(a.as_i32().wrapping_mul(b.as_i32()))),
@@ -68,6 +90,10 @@ impl Naive {
                 Expr::ColumnIndex => Number::I32(j as i32),
                 Expr::ConstF32(bits) => Number::F32(f32::from_bits(bits)),
                 Expr::ConstI32(value) => Number::I32(value),
+                Expr::Load(buffer, At::Window { window, tap, outside }) => match seen(&window, i, tap) {
+                    Some(row) => self.data(buffer).get(self.index(buffer, At::Element, row, j)),
+                    None => beyond(self.data(buffer), outside),
+                },
                 Expr::Load(buffer, at) => self.data(buffer).get(self.index(buffer, at, i, j)),
                 Expr::Unary(op, a) => unary(op, of(a)),
                 Expr::Binary(op, a, b) => binary(op, of(a), of(b)),
@@ -109,6 +135,20 @@ impl Naive {
                 }
             }
         }
+    }
+}
+
+fn seen(window: &Window, row: usize, tap: usize) -> Option<usize> {
+    let source = window.source(row % window.outputs(), tap)?;
+    Some(row / window.outputs() * window.inputs() + source)
+}
+
+fn beyond(data: &Values, outside: Outside) -> Number {
+    match (data, outside) {
+        (Values::F32(_), Outside::Zero) => Number::F32(0.0),
+        (Values::F32(_), Outside::Least) => Number::F32(f32::NEG_INFINITY),
+        (_, Outside::Zero) => Number::I32(0),
+        (_, Outside::Least) => Number::I32(-128),
     }
 }
 
