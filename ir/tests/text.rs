@@ -122,7 +122,7 @@ fn mistakes_are_located() {
 }
 
 fn buffer(name: &str, dtype: DType, shape: [Extent; 2], class: BufferClass) -> Buffer {
-    Buffer { name: name.into(), dtype, shape, class, samples: 8, offset: 64 }
+    Buffer { name: name.into(), dtype, shape, class, samples: 8, offset: 64, dense: false }
 }
 
 /// One kernel: a contraction, an activation with its goodness, and a quantized store.
