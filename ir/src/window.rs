@@ -63,6 +63,27 @@ impl Window {
         Self::new(input, output, kernel, kernel, [0; 2])
     }
 
+    /// Windows that, pooled one after the other, combine what [`tiles`](Self::tiles) of `kernel` do: horizontally, then
+    /// vertically, each by the smallest factor of what is left, so that few taps are looked through at a time. None where
+    /// the kernel is one tap.
+    pub fn tiles_in_steps(input: [usize; 2], kernel: [usize; 2]) -> Vec<Self> {
+        let mut steps = Vec::new();
+        let mut size = [input[0] / kernel[0] * kernel[0], input[1] / kernel[1] * kernel[1]];
+        let mut seen = input;
+        for axis in [1, 0] {
+            for factor in factors(kernel[axis]) {
+                let mut kernel = [1; 2];
+                kernel[axis] = factor;
+                size[axis] /= factor;
+                let mut output = seen;
+                output[axis] = size[axis];
+                steps.push(Self::new(seen, output, kernel, kernel, [0; 2]));
+                seen = output;
+            }
+        }
+        steps
+    }
+
     /// Number of taps.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
@@ -149,6 +170,26 @@ impl Window {
     }
 }
 
+/// The factors of a number, merged while their product is at most 8.
+fn factors(number: usize) -> Vec<usize> {
+    const FEW: usize = 8;
+    let mut rest = number;
+    let mut factors: Vec<usize> = Vec::new();
+    let mut divisor = 2;
+    while rest > 1 {
+        while divisor * divisor <= rest && !rest.is_multiple_of(divisor) {
+            divisor += 1;
+        }
+        let factor = if divisor * divisor > rest { rest } else { divisor };
+        rest /= factor;
+        match factors.last_mut() {
+            Some(last) if *last * factor <= FEW => *last *= factor,
+            _ => factors.push(factor),
+        }
+    }
+    factors
+}
+
 /// What differs from a window of one tap that moves by one: `8x8 to 4x4, kernel 3x3, stride 2x2, pad 1x1`.
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,6 +238,27 @@ mod tests {
             let mut there: Vec<_> = pairs(&window).into_iter().map(|(o, i)| (i, o)).collect();
             there.sort_unstable();
             assert_eq!(pairs(&window.back()), there, "{window}");
+        }
+    }
+
+    #[test]
+    fn steps_see_what_tiles_see() {
+        for (input, kernel) in [([32, 32], [16, 16]), ([7, 7], [7, 7]), ([9, 14], [4, 6]), ([5, 5], [1, 1])] {
+            let mut seen: Vec<Vec<usize>> = (0..input[0] * input[1]).map(|place| vec![place]).collect();
+            for step in Window::tiles_in_steps(input, kernel) {
+                assert!(step.taps() <= 8, "{step}");
+                let through = |place| (0..step.taps()).filter_map(move |tap| step.source(place, tap));
+                seen = (0..step.outputs())
+                    .map(|place| through(place).flat_map(|source| seen[source].clone()).collect())
+                    .collect();
+            }
+            seen.iter_mut().for_each(|seen| seen.sort_unstable());
+            let tiles = Window::tiles(input, kernel);
+            let through = |place| (0..tiles.taps()).filter_map(move |tap| tiles.source(place, tap));
+            let mut wanted: Vec<Vec<usize>> =
+                (0..tiles.outputs()).map(|place| through(place).collect()).collect();
+            wanted.iter_mut().for_each(|seen| seen.sort_unstable());
+            assert_eq!(seen, wanted, "{kernel:?} of {input:?}");
         }
     }
 

@@ -483,6 +483,7 @@ fn sums_fit() {
     broken(
         "batch 4",
         "batch 66573",
-        "layer `@a`, value `%dw`: sums products along i8[5, rows], and only 133144 are sure to fit an i32",
+        "layer `@a`, value `%dw`: sums products along i8[5, rows], and only 133144 are sure to fit an i32\n  \
+         help: a smaller batch has fewer rows",
     );
 }
