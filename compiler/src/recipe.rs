@@ -29,6 +29,8 @@ pub struct Options {
     /// Largest magnitude that an activation's quantizer resolves; infinite for no limit.
     #[serde(with = "limit")]
     pub range_limit: f32,
+    /// Cells along each side to which a head pools an image, at most.
+    pub grid: usize,
     /// Samples in a batch.
     pub batch: usize,
     /// How raw samples become the network's input.
@@ -103,6 +105,9 @@ pub enum Normalization {
 
 /// Added to mean squares before the root.
 pub const RMS_EPSILON: f32 = 1e-6;
+
+/// Cells along each side to which `projection` pools an image, unless the options say otherwise.
+pub const GRID: usize = 2;
 
 /// How classes are predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,6 +251,7 @@ impl Recipe {
             classifier_rate: self.classifier_rate,
             deeper_rate: self.deeper_rate,
             range_limit: self.range_limit,
+            grid: GRID,
             batch: self.batch,
             preprocessing: Preprocessing::identity(),
         }

@@ -11,8 +11,8 @@ use ffc_ir::numerics::step_key;
 use ffc_ir::types::DType;
 use ffc_ir::verify::verify;
 use ffc_reference::{Executor, Inputs};
-use ffc_tests::networks;
 use ffc_tests::random::Random;
+use ffc_tests::{images, networks};
 
 fn same(case: &str, what: &str, ours: &[f32], theirs: &[f32]) {
     assert_eq!(ours.len(), theirs.len(), "{case}: {what}");
@@ -123,6 +123,13 @@ fn kernels_mean_what_layers_mean() {
     for case in networks::cases() {
         let imported = networks::perceptron(&case.sizes, case.activation, case.options.batch);
         check(&case.name, &imported, &case.options);
+    }
+}
+
+#[test]
+fn kernels_of_images_mean_what_layers_mean() {
+    for case in images::cases() {
+        check(&case.name, &case.imported, &case.options);
     }
 }
 

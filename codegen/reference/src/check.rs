@@ -330,7 +330,7 @@ impl Checker<'_> {
                 ensure(at, || format!("stores `{name}` at {:?} once per row", store.at))?;
             }
             Over::Elements => {
-                let moves = matches!(store.at, At::Element | At::Transposed | At::Column);
+                let moves = matches!(store.at, At::Element | At::Transposed | At::Column | At::Flat(_));
                 ensure(moves || columns == Extent::Const(1), || {
                     format!("all columns store `{name}` at {:?}", store.at)
                 })?;
@@ -338,9 +338,9 @@ impl Checker<'_> {
         }
         let place = place(store.at, rows, columns);
         let own = match place {
-            At::Element | At::Transposed | At::Row => true,
+            At::Element | At::Transposed | At::Row | At::Flat(_) => true,
             At::Column | At::Scalar => rows == Extent::Const(1),
-            At::Sample(_) | At::RowSample(_) | At::Flat(_) | At::Window { .. } | At::Planar { .. } => false,
+            At::Sample(_) | At::RowSample(_) | At::Window { .. } | At::Planar { .. } => false,
         };
         ensure(own, || format!("several rows store `{name}` at {:?}", store.at))
     }

@@ -12,7 +12,7 @@ use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::{Handle, Window, activation, elementwise};
 
 use super::optimize::Optimizer;
-use super::place::{Home, image_of, is_vector};
+use super::place::{Home, image_of, is_image, is_vector};
 use super::{LayerLowering, LowerError, Sweep};
 
 pub(super) type V = Handle<Value>;
@@ -90,7 +90,7 @@ impl LayerLowering<'_> {
             }
             for &exported in &group.exports {
                 let value = self.value(&mut writer, 0, exported)?;
-                self.stores(&writer, exported, value, &mut writes.elements);
+                self.stores(&writer, exported, value, &mut writes.elements)?;
             }
             for &effect in &group.effects {
                 if self.placement.effect_stage(self.layer, effect, kernel) != stage {
@@ -164,7 +164,7 @@ impl LayerLowering<'_> {
         let (lhs, rhs, depth, geometry) = match self.layer.values[value].op {
             Op::Dot { lhs, rhs } => {
                 let depth = self.layer.ty(lhs).columns();
-                match (self.look(lhs), self.look(rhs)) {
+                match (self.look(lhs, Side::Lhs), self.look(rhs, Side::Rhs)) {
                     (Some((lhs, window)), _) => (lhs, rhs, depth, Geometry::Convolution(window)),
                     (_, Some((rhs, window))) => (lhs, rhs, depth, Geometry::ConvolutionGrad(window)),
                     _ => (lhs, rhs, depth, Geometry::Dense),
@@ -188,20 +188,12 @@ impl LayerLowering<'_> {
     }
 
     /// The image that an operand of a contraction is, and the window through which it is seen.
-    fn look(&self, operand: V) -> Option<(V, Window)> {
-        let image = image_of(self.layer, operand)?;
-        let source = match self.layer.values[operand].op {
-            Op::Transpose(source) => source,
-            _ => operand,
-        };
-        match self.layer.values[source].op {
-            Op::Window { window, .. } => Some((image, window)),
-            _ => {
-                let Dim::Rows(positions) = self.layer.ty(image).rows() else { return None };
-                let size = [positions, 1];
-                Some((image, Window::new(size, size, [1; 2], [1; 2], [0; 2])))
-            }
-        }
+    fn look(&self, operand: V, side: Side) -> Option<(V, Window)> {
+        let (image, window) = image_of(self.layer, operand, side)?;
+        let Dim::Rows(positions) = self.layer.ty(image).rows() else { return None };
+        let line = [positions, 1];
+        let one_to_one = Window::new(line, line, [1; 2], [1; 2], [0; 2]);
+        Some((image, window.unwrap_or(one_to_one)))
     }
 
     /// What each position sees of an image, combined.
@@ -307,17 +299,32 @@ impl LayerLowering<'_> {
         let expr = self.value(writer, stage, value)?;
         let per_row = self.placement.is_per_row(self.layer, value, writer.kernel);
         let stores = if per_row { &mut writes.rows } else { &mut writes.elements };
-        self.stores(writer, value, expr, stores);
+        self.stores(writer, value, expr, stores)?;
         self.note_live_rows(writer, value, expr, writes);
         Ok(())
     }
 
+    /// Where a value's elements are.
+    fn place_of(&self, writer: &Writer, value: V) -> Result<At, LowerError> {
+        let ty = self.layer.ty(value);
+        if self.reshaped(value).is_some() { self.flat(ty) } else { Ok(writer.at(ty)) }
+    }
+
+    /// Where the elements of a matrix are that lies in memory in another shape.
+    fn flat(&self, ty: Type) -> Result<At, LowerError> {
+        match ty.columns() {
+            Dim::Const(columns) => Ok(At::Flat(columns)),
+            Dim::Rows(_) => Err(self.error(format!("{ty} has no fixed number of columns"))),
+        }
+    }
+
     /// Stores a value wherever it is wanted.
-    fn stores(&self, writer: &Writer, value: V, expr: E, stores: &mut Vec<Store>) {
-        let at = writer.at(self.layer.ty(value));
+    fn stores(&self, writer: &Writer, value: V, expr: E, stores: &mut Vec<Store>) -> Result<(), LowerError> {
+        let at = self.place_of(writer, value)?;
         let plain = self.plain.get(&value).map(|&buffer| Store { buffer, at, value: expr });
         let turned = self.turned.get(&value).map(|&buffer| Store { buffer, at: At::Transposed, value: expr });
         stores.extend(plain.into_iter().chain(turned));
+        Ok(())
     }
 
     /// What a reduction adds up or compares.
@@ -343,7 +350,6 @@ impl LayerLowering<'_> {
         if let Some(&known) = writer.known.get(&(value, stage)) {
             return Ok(known);
         }
-        let ir = &self.layer.values[value];
         let computed = match self.placement.homes[&value] {
             Home::Anywhere => true,
             Home::Turned(_) => false,
@@ -355,8 +361,8 @@ impl LayerLowering<'_> {
         let expr = if computed {
             self.compute(writer, stage, value)?
         } else {
+            let at = self.place_of(writer, value)?;
             let buffer = self.stored(value)?;
-            let at = writer.at(ir.ty);
             writer.builder.load(buffer, at)
         };
         writer.known.insert((value, stage), expr);
@@ -380,11 +386,9 @@ impl LayerLowering<'_> {
             }
             Op::Transpose(source) => self.turned_load(writer, source, ty)?,
             Op::Reshape(source) => {
-                let Dim::Const(columns) = ty.columns() else {
-                    return Err(self.error(format!("`{name}` has no fixed number of columns")));
-                };
+                let at = if is_image(ty) { at } else { self.flat(ty)? };
                 let buffer = self.stored(source)?;
-                writer.builder.load(buffer, At::Flat(columns))
+                writer.builder.load(buffer, at)
             }
             Op::Pixels { value, channels } if self.layer.values[value].op == Op::Input => {
                 let buffer = self.input();

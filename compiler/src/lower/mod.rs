@@ -136,11 +136,13 @@ impl LayerKernels {
     }
 
     /// The activation's range first, with whatever scale; then the pass again with the scale that was found, and the
-    /// gradient's range from that. No weight moves.
+    /// ranges of what follows from it. No weight moves.
     fn calibrate(&self) -> impl Iterator<Item = Handle<Kernel>> + '_ {
         let tracks = self.with(Duty::TrackForward).next().is_some();
         let first = self.forward().chain(self.with(Duty::TrackForward)).filter(move |_| tracks);
-        first.chain(self.forward()).chain(self.with(Duty::Other))
+        let rest = |duty: Duty| matches!(duty, Duty::TrackForward | Duty::Other);
+        let rest = self.kernels.iter().filter(move |(_, duty)| rest(*duty)).map(|(kernel, _)| *kernel);
+        first.chain(self.forward()).chain(rest)
     }
 }
 
@@ -280,8 +282,7 @@ impl Lowering {
                 turned: HashMap::new(),
                 live: HashMap::new(),
             };
-            let next = module.layers.get(index + 1);
-            let (kernels, outputs) = lowerer.lower(next)?;
+            let (kernels, outputs) = lowerer.lower(&module.layers[index + 1..])?;
             all.push(kernels);
             boundaries = outputs;
         }
@@ -335,9 +336,9 @@ impl LayerLowering<'_> {
 
     fn lower(
         &mut self,
-        next: Option<&ffc_ir::module::Layer>,
+        later: &[ffc_ir::module::Layer],
     ) -> Result<(LayerKernels, Vec<Boundary>), LowerError> {
-        let demand = self.placement.demand(self.layer, next);
+        let demand = self.placement.demand(self.layer, later);
         for value in demand.plain {
             let buffer = self.new_buffer(value, false);
             self.plain.insert(value, buffer);
@@ -358,6 +359,9 @@ impl LayerLowering<'_> {
     }
 
     fn boundary(&self, value: Handle<Value>) -> Boundary {
+        if let Op::Operand(n) = self.layer.values[value].op {
+            return self.operands.get(n as usize).copied().unwrap_or_default();
+        }
         Boundary {
             plain: self.plain.get(&value).copied(),
             turned: self.turned.get(&value).copied(),
@@ -371,9 +375,21 @@ impl LayerLowering<'_> {
         let (ty, suffix) = if turned { (ty.transposed(), ".t") } else { (*ty, "") };
         let name = format!("{}{}.{name}{suffix}", self.sweep.prefix(), self.layer.name);
         let buffer = self.arena_buffer(name, ty, BufferClass::Arena);
-        let reshaped = |user: &Value| user.op == Op::Reshape(value);
-        self.lowering.program.buffers[buffer].dense |= !turned && self.layer.values.values().any(reshaped);
+        if let (false, Some(image)) = (turned, self.reshaped(value)) {
+            let shape = image.shape.map(|dim| self.extent(dim));
+            let buffer = &mut self.lowering.program.buffers[buffer];
+            (buffer.shape, buffer.dense) = (shape, true);
+        }
+        // An image of one position is a row like any other, unless it is looked at as an image.
+        let looks = |user: &Value| place::looks_at(&user.op, value);
+        self.lowering.program.buffers[buffer].dense |= !turned && self.layer.values.values().any(looks);
         buffer
+    }
+
+    /// The type of the image as which a value lies in memory, where something reads it as one.
+    fn reshaped(&self, value: Handle<Value>) -> Option<Type> {
+        let image = |user: &Value| user.op == Op::Reshape(value) && place::is_image(user.ty);
+        self.layer.values.values().find(|user| image(user)).map(|user| user.ty)
     }
 
     fn arena_buffer(&mut self, name: String, ty: Type, class: BufferClass) -> Handle<Buffer> {

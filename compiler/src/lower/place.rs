@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ffc_ir::Handle;
+use ffc_ir::kernel::Side;
 use ffc_ir::module::{BinaryOp, Layer, Op, Region, UnaryOp, Value};
 use ffc_ir::types::{Dim, Type};
+use ffc_ir::{Handle, Window};
 
 use super::Duty;
 
@@ -80,21 +81,32 @@ fn operands(layer: &Layer, value: V) -> Vec<V> {
     operands
 }
 
-/// Whether an operation contracts.
-pub(super) fn is_contraction(op: &Op) -> bool {
-    matches!(op, Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. })
+/// Whether an operation looks at a value as an image.
+pub(super) fn looks_at(op: &Op, image: V) -> bool {
+    match *op {
+        Op::Window { value, .. } | Op::Pool { value, .. } | Op::Depthwise { value, .. } => value == image,
+        Op::MaxGrad { output, grad, .. } => output == image || grad == image,
+        Op::DepthwiseGrad { grad, value, .. } => grad == image || value == image,
+        _ => false,
+    }
 }
 
-/// The value that a contraction finds in memory when it looks at this one: images as they are, seen through a window or
-/// not, turned or not.
-pub(super) fn image_of(layer: &Layer, value: V) -> Option<V> {
-    let source = match layer.values[value].op {
-        Op::Transpose(source) => source,
-        _ => value,
+/// Whether an operation reads all its operands from memory, because it looks at several of their rows.
+fn is_gather(op: &Op) -> bool {
+    matches!(op, Op::Depthwise { .. } | Op::DepthwiseGrad { .. } | Op::Pool { .. } | Op::MaxGrad { .. })
+}
+
+/// The image that a contraction looks at where it finds this value on its left, or on its right: seen through a window
+/// or not. On the right it is turned; the contraction turns it itself.
+pub(super) fn image_of(layer: &Layer, operand: V, side: Side) -> Option<(V, Option<Window>)> {
+    let source = match (side, &layer.values[operand].op) {
+        (Side::Lhs, _) => operand,
+        (Side::Rhs, Op::Transpose(source)) => *source,
+        (Side::Rhs, _) => return None,
     };
     match layer.values[source].op {
-        Op::Window { value, .. } => Some(value),
-        _ if is_image(layer.ty(source)) => Some(source),
+        Op::Window { value, window } => Some((value, Some(window))),
+        _ if is_image(layer.ty(source)) => Some((source, None)),
         _ => None,
     }
 }
@@ -109,11 +121,8 @@ fn wanted(layer: &Layer) -> HashSet<V> {
     let mut wanted = HashSet::new();
     for (_, value) in layer.ops() {
         let op = &layer.values[value].op;
-        let gathers = matches!(
-            op,
-            Op::Transpose(_) | Op::Window { .. } | Op::Reshape(_) | Op::Pool { .. } | Op::MaxGrad { .. }
-        );
-        if op.is_effect() || gathers || is_contraction(op) {
+        let in_memory = matches!(op, Op::Transpose(_) | Op::Window { .. } | Op::Reshape(_) | Op::Dot { .. });
+        if op.is_effect() || in_memory || is_gather(op) {
             wanted.extend(operands(layer, value));
         }
     }
@@ -242,11 +251,7 @@ impl Placement {
             return self.join(shape, latest);
         }
         if in_memory && (is_simple(layer, value) || (latest.is_none() && is_vector(layer.ty(value)))) {
-            return if latest.is_none() && !is_vector(layer.ty(value)) {
-                self.open(shape, None)
-            } else {
-                Home::Anywhere
-            };
+            return Home::Anywhere;
         }
         let Some(kernel) = latest else { return self.open(shape, None) };
         let [rows, columns] = self.kernels[kernel].shape;
@@ -368,17 +373,20 @@ impl Placement {
             })
     }
 
-    /// What has to be stored, for this layer's kernels and for the next layer.
-    pub(super) fn demand(&self, layer: &Layer, next: Option<&Layer>) -> Demand {
+    /// What has to be stored, for this layer's kernels and for later layers.
+    pub(super) fn demand(&self, layer: &Layer, later: &[Layer]) -> Demand {
         let mut demand = Demand::default();
         for (index, kernel) in self.kernels.iter().enumerate() {
             for &value in &kernel.values {
                 let op = &layer.values[value].op;
                 match op {
-                    op if is_contraction(op) => op.operands(|operand| {
-                        self.demand_operand(layer, operand, &mut demand);
-                    }),
-                    Op::Pool { .. } | Op::MaxGrad { .. } => {
+                    Op::Dot { lhs, rhs } => {
+                        for (side, operand) in [(Side::Lhs, *lhs), (Side::Rhs, *rhs)] {
+                            let image = image_of(layer, operand, side).map(|(image, _)| image);
+                            self.demand_stored(layer, image.unwrap_or(operand), &mut demand);
+                        }
+                    }
+                    op if is_gather(op) => {
                         op.operands(|operand| self.demand_stored(layer, operand, &mut demand));
                     }
                     Op::Reduce(..) => demand.plain(value),
@@ -387,7 +395,7 @@ impl Placement {
                     _ => {}
                 }
                 let Home::Kernel { stage, .. } = self.homes[&value] else { continue };
-                if !is_contraction(op) && !matches!(op, Op::Pool { .. } | Op::MaxGrad { .. }) {
+                if !matches!(op, Op::Dot { .. }) && !is_gather(op) {
                     op.operands(|operand| self.demand_use(layer, operand, index, stage, &mut demand));
                 }
             }
@@ -403,13 +411,12 @@ impl Placement {
                 });
             }
         }
-        self.demand_outputs(layer, next, &mut demand);
+        for (position, &output) in layer.outputs.iter().enumerate() {
+            if !matches!(layer.values[output].op, Op::Operand(_)) {
+                self.demand_output(layer, output, position as u32, later, &mut demand);
+            }
+        }
         demand
-    }
-
-    /// A contraction reads its operands from memory, and images as they are.
-    fn demand_operand(&self, layer: &Layer, value: V, demand: &mut Demand) {
-        self.demand_stored(layer, image_of(layer, value).unwrap_or(value), demand);
     }
 
     /// Something reads a value from memory.
@@ -451,20 +458,27 @@ impl Placement {
         }
     }
 
-    fn demand_outputs(&self, layer: &Layer, next: Option<&Layer>, demand: &mut Demand) {
-        let Some(next) = next else { return };
+    /// What is handed over at `position`, to the first of `later` layers, and to others if that one hands it on.
+    fn demand_output(&self, layer: &Layer, output: V, position: u32, later: &[Layer], demand: &mut Demand) {
+        let Some((next, later)) = later.split_first() else { return };
         for (_, user) in next.ops() {
             let is_transpose =
-                matches!(next.values[user].op, Op::Transpose(_)) && image_of(next, user).is_none();
+                matches!(next.values[user].op, Op::Transpose(_)) && image_of(next, user, Side::Rhs).is_none();
             next.values[user].op.operands(|operand| {
-                let Op::Operand(n) = next.values[operand].op else { return };
-                let Some(&output) = layer.outputs.get(n as usize) else { return };
+                if next.values[operand].op != Op::Operand(position) {
+                    return;
+                }
                 if is_transpose && !is_vector(layer.ty(output)) {
                     demand.turned(output);
                 } else {
                     demand.plain(output);
                 }
             });
+        }
+        for (handed, &value) in next.outputs.iter().enumerate() {
+            if next.values[value].op == Op::Operand(position) {
+                self.demand_output(layer, output, handed as u32, later, demand);
+            }
         }
     }
 

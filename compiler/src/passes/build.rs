@@ -1,8 +1,8 @@
 //! Appends operations to a layer with the types that follow from their operands.
 
-use ffc_ir::module::{BinaryOp, Layer, Module, Op, Param, ReduceOp, Region, UnaryOp, Value};
+use ffc_ir::module::{BinaryOp, Layer, Module, Op, Param, PoolOp, ReduceOp, Region, UnaryOp, Value};
 use ffc_ir::types::{DType, Dim, Type};
-use ffc_ir::{Arena, Handle};
+use ffc_ir::{Arena, Handle, Window};
 
 /// A place at the end of a region of a layer.
 pub(crate) struct Builder<'a> {
@@ -97,6 +97,49 @@ impl<'a> Builder<'a> {
         let ty = self.ty(a);
         let dtype = if ty.dtype == DType::F32 { DType::F32 } else { DType::I32 };
         self.push(name, Op::Reduce(op, a), Type::new(dtype, ty.rows(), Dim::Const(1)))
+    }
+
+    /// Reduces a number per position, `[rows * positions, 1]`, to one per row; leaves one per row as it is.
+    pub(crate) fn reduce_positions(&mut self, name: &str, op: ReduceOp, a: V) -> V {
+        let Dim::Rows(positions) = self.ty(a).rows() else { return a };
+        if positions == 1 {
+            return a;
+        }
+        let ty = Type::new(self.ty(a).dtype, Dim::ROWS, Dim::Const(positions));
+        let rows = self.push(&format!("{name}.positions"), Op::Reshape(a), ty);
+        self.reduce(name, op, rows)
+    }
+
+    /// The mean over tiles of an image, `[rows * tiles, channels]`; the image itself where a tile is one position.
+    pub(crate) fn mean_tiles(&mut self, name: &str, image: V, size: [usize; 2], tile: [usize; 2]) -> V {
+        let mut sum = image;
+        for window in Window::tiles_in_steps(size, tile) {
+            sum = self.pool(name, PoolOp::Sum, sum, window);
+        }
+        if sum == image {
+            return image;
+        }
+        self.mul_constant(&format!("{name}.mean"), sum, 1.0 / (tile[0] * tile[1]) as f32)
+    }
+
+    /// Each channel over what a position sees.
+    pub(crate) fn pool(&mut self, name: &str, op: PoolOp, image: V, window: Window) -> V {
+        let ty = self.ty(image);
+        let Dim::Rows(positions) = ty.rows() else { unreachable!("only images are pooled") };
+        let rows = Dim::Rows(positions / window.inputs() * window.outputs());
+        let dtype = if op == PoolOp::Sum && ty.dtype == DType::I8 { DType::I32 } else { ty.dtype };
+        self.push(name, Op::Pool { op, value: image, window }, Type::new(dtype, rows, ty.columns()))
+    }
+
+    /// What each position of the result sees of an image.
+    pub(crate) fn window(&mut self, name: &str, image: V, window: Window) -> V {
+        let ty = self.ty(image);
+        let [Dim::Rows(positions), Dim::Const(channels)] = ty.shape else {
+            unreachable!("only images are seen through windows")
+        };
+        let rows = Dim::Rows(positions / window.inputs() * window.outputs());
+        let ty = Type::new(ty.dtype, rows, Dim::Const(channels * window.taps()));
+        self.shared(name, Op::Window { value: image, window }, ty)
     }
 
     /// Reduces along columns and then along rows, to `[1, 1]`.

@@ -1,6 +1,16 @@
-//! Cuts the imported network into one layer per contraction; what follows a contraction without weights of its own
-//! belongs to it. A layer in front stands for the raw input. The last layer becomes the classifier, or goes where
-//! prediction does not use it.
+//! Cuts the imported network into layers. A layer in front stands for the raw input. The last layer becomes the
+//! classifier, or goes where prediction does not use it.
+//!
+//! # The rule
+//!
+//! Every contraction with weights (dense, convolution, depthwise) begins a layer. Whatever has no weights belongs to
+//! the last layer that one of its operands comes from: so activation, pool and residual sum belong to the contraction
+//! before them. Two contractions whose results meet in a sum before any activation, and go nowhere else, are one layer (the
+//! projection on a residual block's shortcut, and the block's last convolution): what the sum is told is right for both.
+//!
+//! Layers run in the order of their last contraction. What a later layer needs is handed from layer to layer, own
+//! values first; the first of these is the layer's activation, which its objective is about. A skip operand is a value
+//! that a layer hands on as it got it.
 //!
 //! ```text
 //! layer @main whole {                              layer @input prepare { %raw = input   yield %raw }
@@ -9,129 +19,233 @@
 //!   %d2 = dot %relu, %fc2.weight ... %z
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ffc_ir::Handle;
-use ffc_ir::module::{Layer, LayerRole, Module, Op, Phase, Region, Value};
+use ffc_ir::module::{BinaryOp, Layer, LayerRole, Module, Op, Phase, Region, Value};
 use ffc_ir::types::{Dim, Type};
 
+use super::build::V;
 use crate::recipe::{Options, Predict};
 
 /// Runs the pass.
 ///
 /// # Errors
-/// Where values skip a layer, or there is no layer to train.
+/// Where something is computed from the raw input alone, or there is no layer to train.
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     if module.phase != Phase::Imported || module.layers.len() != 1 {
         return Err("wants a module as a frontend makes it, in phase `imported` with one layer".to_string());
     }
     let whole = module.layers.remove(0);
-    module.layers = cut(&module, &whole)?;
+    module.layers = Cut::of(&whole)?.layers(&module)?;
     let last = module.layers.last_mut().ok_or("the network has no layer with weights")?;
     last.role = LayerRole::Classifier;
     if options.predict == Predict::Labels {
         module.layers.pop();
-        if module.layers.is_empty() {
+        if module.layers.len() < 2 {
             return Err(
                 "prediction by trying labels needs a hidden layer; use `--predict classifier`".to_string()
             );
         }
     }
-    module.layers.insert(0, input(&module));
     module.batch = options.batch;
     module.phase = Phase::Trainable;
     Ok(module)
 }
 
-/// The layer that `insert-preparation` fills.
-fn input(module: &Module) -> Layer {
-    let mut layer = Layer::new(super::insert_preparation::LAYER, LayerRole::Prepare);
-    let ty = Type::new(module.input, Dim::ROWS, Dim::Const(module.features));
-    let raw = layer.push(Region::Forward, "raw", Op::Input, ty);
-    layer.outputs = vec![raw];
-    layer
+/// Which layer each value of the whole network belongs to: 0 is the one that stands for the input.
+struct Cut<'a> {
+    whole: &'a Layer,
+    /// `None` for parameters and constants, which are read wherever they are used.
+    layer_of: HashMap<V, Option<usize>>,
+    /// The layers that use each value.
+    users: HashMap<V, HashSet<usize>>,
+    /// Number of layers, that of the input among them.
+    count: usize,
 }
 
-fn cut(module: &Module, whole: &Layer) -> Result<Vec<Layer>, String> {
-    let mut layers: Vec<Layer> = Vec::new();
-    // Where each value of the whole network is in the layer at hand; only the activation crosses a cut.
-    let mut here: HashMap<Handle<Value>, Handle<Value>> = HashMap::new();
-    let mut activation = None;
-    for &handle in &whole.forward {
-        let Value { name, op, ty } = &whole.values[handle];
-        match op {
-            Op::Operand(_) => {
-                activation = Some(handle);
-                continue;
+fn is_contraction(op: &Op) -> bool {
+    matches!(op, Op::Dot { .. } | Op::Depthwise { .. })
+}
+
+fn operands(op: &Op) -> Vec<V> {
+    let mut operands = Vec::new();
+    op.operands(|operand| operands.push(operand));
+    operands
+}
+
+impl<'a> Cut<'a> {
+    fn of(whole: &'a Layer) -> Result<Self, String> {
+        let joined = joined_contractions(whole);
+        let contractions = whole.forward.iter().filter(|&&value| is_contraction(&whole.values[value].op));
+        let first = contractions.filter(|value| !joined.contains_key(value));
+        let numbers: HashMap<V, usize> = first.zip(1..).map(|(&value, number)| (value, number)).collect();
+        let mut cut =
+            Self { whole, layer_of: HashMap::new(), users: HashMap::new(), count: numbers.len() + 1 };
+        for &value in &whole.forward {
+            let Value { name, op, .. } = &whole.values[value];
+            let layer = match op {
+                Op::Param(_) | Op::Constant(_) => None,
+                Op::Operand(_) | Op::Pixels { .. } => Some(0),
+                op if is_contraction(op) => {
+                    let last = joined.get(&value).unwrap_or(&value);
+                    Some(numbers[last])
+                }
+                op => operands(op).iter().filter_map(|operand| cut.layer_of[operand]).max(),
+            };
+            let windows = matches!(op, Op::Operand(_) | Op::Pixels { .. } | Op::Window { .. });
+            if layer == Some(0) && !windows {
+                return Err(format!(
+                    "`{name}` works on the raw input, before the first layer with weights; fold it into the data"
+                ));
             }
-            // Reads are repeated where they are used.
-            Op::Param(_) | Op::Constant(_) => continue,
-            Op::Dot { rhs, .. } => {
-                let source = activation.ok_or("the first contraction has no input")?;
-                let mut layer = Layer::new(layer_name(module, whole, *rhs, layers.len()), LayerRole::Hidden);
-                let operand = whole.ty(source);
-                let value = layer.push(Region::Forward, &whole.values[source].name, Op::Operand(0), operand);
-                finish(&mut layers, &here, source);
-                here = HashMap::from([(source, value)]);
-                layers.push(layer);
-            }
-            _ => {}
+            cut.layer_of.insert(value, layer);
         }
-        let layer = layers.last_mut().ok_or_else(|| {
-            format!(
-                "`{name}` works on the raw input, before the first layer with weights; fold it into the data"
-            )
-        })?;
-        let mut op = *op;
-        let mut skipped = None;
-        op.operands_mut(|operand| match bring(module, whole, layer, &mut here, *operand) {
-            Some(value) => *operand = value,
-            None => skipped = Some(*operand),
+        cut.place_windows();
+        cut.note_users();
+        Ok(cut)
+    }
+
+    /// A window is looked through where it is used, not where the image comes from.
+    fn place_windows(&mut self) {
+        for &value in &self.whole.forward {
+            for operand in operands(&self.whole.values[value].op) {
+                if matches!(self.whole.values[operand].op, Op::Window { .. }) {
+                    let layer = self.layer_of[&value];
+                    self.layer_of.insert(operand, layer);
+                }
+            }
+        }
+    }
+
+    fn note_users(&mut self) {
+        for &value in &self.whole.forward {
+            let Some(layer) = self.layer_of[&value] else { continue };
+            for operand in operands(&self.whole.values[value].op) {
+                self.users.entry(operand).or_default().insert(layer);
+            }
+        }
+        if let Some(&output) = self.whole.outputs.first() {
+            self.users.entry(output).or_default().insert(self.count);
+        }
+    }
+
+    /// What layers after `layer` need of it and of those before, in the order in which the network makes it.
+    fn live_after(&self, layer: usize) -> Vec<V> {
+        let made = |value: &V| self.layer_of[value].is_some_and(|of| of <= layer);
+        let later =
+            |value: &V| self.users.get(value).is_some_and(|users| users.iter().any(|&user| user > layer));
+        self.whole.forward.iter().copied().filter(made).filter(later).collect()
+    }
+
+    fn layers(&self, module: &Module) -> Result<Vec<Layer>, String> {
+        let whole = self.whole;
+        let mut layers = Vec::new();
+        let mut handed: Vec<V> = Vec::new();
+        for index in 0..self.count {
+            let mut layer = self.empty_layer(module, index);
+            let live = self.live_after(index);
+            let mut here: HashMap<V, V> = HashMap::new();
+            for (position, &value) in handed.iter().enumerate() {
+                let Value { name, ty, .. } = &whole.values[value];
+                if self.is_used(index, value) || live.contains(&value) {
+                    let operand = layer.push(Region::Forward, name, Op::Operand(position as u32), *ty);
+                    here.insert(value, operand);
+                }
+            }
+            for &value in whole.forward.iter().filter(|&value| self.layer_of[value] == Some(index)) {
+                self.copy(module, &mut layer, &mut here, value);
+            }
+            let own = |value: &&V| self.layer_of[*value] == Some(index);
+            let passed = handed.iter().filter(|value| live.contains(value));
+            let next: Vec<V> = live.iter().filter(own).chain(passed).copied().collect();
+            if live.iter().filter(own).count() == 0 {
+                return Err(format!("nothing uses what layer `{}` gives", layer.name));
+            }
+            layer.outputs = next.iter().map(|value| here[value]).collect();
+            handed = next;
+            layers.push(layer);
+        }
+        Ok(layers)
+    }
+
+    /// Whether an operation of this layer uses a value.
+    fn is_used(&self, layer: usize, value: V) -> bool {
+        self.users.get(&value).is_some_and(|users| users.contains(&layer))
+    }
+
+    fn empty_layer(&self, module: &Module, index: usize) -> Layer {
+        if index == 0 {
+            return Layer::new(super::insert_preparation::LAYER, LayerRole::Prepare);
+        }
+        let mine = |value: &&V| {
+            self.layer_of[*value] == Some(index) && is_contraction(&self.whole.values[**value].op)
+        };
+        let first = self.whole.forward.iter().find(mine).expect("a layer has a contraction");
+        let weight = operands(&self.whole.values[*first].op)[1];
+        Layer::new(layer_name(module, self.whole, weight, index), LayerRole::Hidden)
+    }
+
+    /// Repeats an operation in its layer, and the reads of parameters and constants that it uses.
+    fn copy(&self, module: &Module, layer: &mut Layer, here: &mut HashMap<V, V>, value: V) {
+        let Value { name, op, ty } = &self.whole.values[value];
+        let (mut op, mut ty) = (*op, *ty);
+        if let Op::Operand(_) = op {
+            op = Op::Input;
+            ty = Type::new(module.input, Dim::ROWS, Dim::Const(module.features));
+        }
+        if let Op::Pixels { .. } = op {
+            ty.dtype = module.input;
+        }
+        op.operands_mut(|operand| {
+            if !here.contains_key(operand) {
+                let Value { name, op, ty } = &self.whole.values[*operand];
+                let read = layer.push(Region::Forward, name, *op, *ty);
+                here.insert(*operand, read);
+            }
+            *operand = here[operand];
         });
-        if let Some(skipped) = skipped {
-            let skipped = &whole.values[skipped].name;
-            return Err(format!(
-                "`{name}` uses `{skipped}` of an earlier layer, which residual networks need and chains of layers do not have"
-            ));
-        }
-        here.insert(handle, layer.push(Region::Forward, name, op, *ty));
-        activation = Some(handle);
-    }
-    let output = *whole.outputs.first().ok_or("the network has no output")?;
-    finish(&mut layers, &here, output);
-    Ok(layers)
-}
-
-/// The value in the layer at hand; parameters and constants are read anew.
-fn bring(
-    module: &Module,
-    whole: &Layer,
-    layer: &mut Layer,
-    here: &mut HashMap<Handle<Value>, Handle<Value>>,
-    operand: Handle<Value>,
-) -> Option<Handle<Value>> {
-    if let Some(&value) = here.get(&operand) {
-        return Some(value);
-    }
-    let Value { name, op, ty } = &whole.values[operand];
-    match op {
-        Op::Param(param) => {
-            let value = layer.push(Region::Forward, name, *op, module.params[*param].ty());
-            here.insert(operand, value);
-            Some(value)
-        }
-        Op::Constant(_) => {
-            let value = layer.push(Region::Forward, name, *op, *ty);
-            here.insert(operand, value);
-            Some(value)
-        }
-        _ => None,
+        let name = if op == Op::Input { "raw" } else { name };
+        here.insert(value, layer.push(Region::Forward, name, op, ty));
     }
 }
 
-fn finish(layers: &mut [Layer], here: &HashMap<Handle<Value>, Handle<Value>>, output: Handle<Value>) {
-    if let Some(layer) = layers.last_mut() {
-        layer.outputs = here.get(&output).copied().into_iter().collect();
+/// Contractions that share the layer of a later one, because their results meet in a sum before any activation and go
+/// nowhere else; with the later one.
+fn joined_contractions(whole: &Layer) -> HashMap<V, V> {
+    let mut uses: HashMap<V, usize> = HashMap::new();
+    for &value in &whole.forward {
+        for operand in operands(&whole.values[value].op) {
+            *uses.entry(operand).or_default() += 1;
+        }
+    }
+    let mut joined: HashMap<V, V> = HashMap::new();
+    for &value in &whole.forward {
+        let Op::Binary(BinaryOp::Add, a, b) = whole.values[value].op else { continue };
+        let (Some(a), Some(b)) = (source(whole, &uses, a), source(whole, &uses, b)) else { continue };
+        let order = |value: V| whole.forward.iter().position(|&other| other == value);
+        let (first, last) = if order(a) < order(b) { (a, b) } else { (b, a) };
+        if first != last {
+            joined.insert(first, last);
+            joined.values_mut().filter(|other| **other == first).for_each(|other| *other = last);
+        }
+    }
+    joined
+}
+
+/// The contraction that a value is a linear function of, if nothing else uses anything on the way.
+fn source(whole: &Layer, uses: &HashMap<V, usize>, value: V) -> Option<V> {
+    let mut value = value;
+    loop {
+        if uses.get(&value) != Some(&1) {
+            return None;
+        }
+        let is_read = |value: V| matches!(whole.values[value].op, Op::Param(_) | Op::Constant(_));
+        value = match whole.values[value].op {
+            op if is_contraction(&op) => return Some(value),
+            Op::Binary(BinaryOp::Add | BinaryOp::Mul, a, b) if is_read(b) => a,
+            _ => return None,
+        };
     }
 }
 

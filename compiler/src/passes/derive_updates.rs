@@ -1,7 +1,12 @@
 //! Derives each layer's gradient from its error signal, strictly inside the layer, and appends the optimizer.
 //!
-//! Gradients are computed channel by channel: the gradient of the activation is `[units, rows]`, so that it is at once
-//! the left operand of the weight gradient, and a bias gradient is a sum along its columns.
+//! The gradient goes backwards through the forward region, from the activation to the contractions, operation by
+//! operation. What comes from other layers gets none: not the input, and no skip operand.
+//!
+//! Where a layer has no images, gradients are computed channel by channel: the gradient of the activation is
+//! `[units, rows]`, so that it is at once the left operand of the weight gradient, and a bias gradient is a sum along its columns.
+//! Gradients of images lie as the images do, since pools lead from position to position; they are turned when they are
+//! stored, and a bias gradient is the sum over positions, then rows, of the quantized gradient.
 //!
 //! ```text
 //! update {
@@ -15,96 +20,82 @@
 //! }
 //! ```
 
-use ffc_ir::Handle;
+use std::collections::{HashMap, HashSet};
+
 use ffc_ir::module::{
-    Activation, BinaryOp, Control, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, ReduceOp,
+    BinaryOp, Control, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, PoolOp, ReduceOp,
     Region, Sgd,
 };
 use ffc_ir::types::{Dim, Type};
+use ffc_ir::{Handle, Window};
 
 use super::build::{Builder, V, error_signal, new_stream};
-use super::insert_goodness_heads::{head_name, score_factor};
+use super::image_size::image_sizes;
+use super::insert_goodness_heads::{Grid, head_name, numbers};
 use crate::recipe::{Goodness, Head, Options};
 
 /// Runs the pass.
 ///
 /// # Errors
-/// Where a layer's forward region is not contraction, bias and activation.
+/// Where a layer's forward region has an operation that no gradient goes through.
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let mut stream = new_stream(&module);
     let first = module.layers.iter().position(|layer| layer.role == LayerRole::Hidden);
-    for index in 0..module.layers.len() {
+    let sizes = image_sizes(&module);
+    for (index, size) in sizes.into_iter().enumerate() {
         let mut layer = std::mem::take(&mut module.layers[index]);
         if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
-            let dense = Dense::of(&module, &layer)?;
+            let trained = trained_values(&module, &layer);
+            let turned = !trained.iter().any(|&value| is_image(layer.ty(value)));
             let (layer, stream, deeper) = (&mut layer, &mut stream, Some(index) > first);
-            let mut deriver = Deriver { module: &mut module, layer, options, stream, deeper };
-            deriver.derive(&dense)?;
+            let (gradients, biases) = (HashMap::new(), HashMap::new());
+            let mut deriver = Deriver {
+                module: &mut module,
+                layer,
+                options,
+                stream,
+                deeper,
+                size,
+                turned,
+                trained,
+                gradients,
+                biases,
+            };
+            deriver.derive()?;
         }
         module.layers[index] = layer;
     }
     Ok(module)
 }
 
-/// The parts of a dense layer's forward region.
-struct Dense {
-    input: V,
-    weight: Handle<Param>,
-    bias: Option<Handle<Param>>,
-    /// Activation functions in the order in which they are applied, each with its output.
-    activations: Vec<(Activation, V)>,
+fn is_image(ty: Type) -> bool {
+    matches!(ty.rows(), Dim::Rows(positions) if positions > 1)
 }
 
-impl Dense {
-    fn of(module: &Module, layer: &Layer) -> Result<Self, String> {
-        let refuse = |name: &str| {
-            Err(format!(
-                "layer `{}`: `{name}` is neither the contraction, its bias nor an activation function",
-                layer.name
-            ))
-        };
-        let param = |value: V| match layer.values[value].op {
-            Op::Param(param) => Some(param),
-            _ => None,
-        };
-        let is_factor = |value: V| matches!(layer.values[value].op, Op::Operand(1));
-        let mut dense: Option<Self> = None;
-        // The last value on the way from the contraction to the output: what is not known to the gradient cannot be.
-        let mut last = None;
-        for &value in &layer.forward {
-            let ir = &layer.values[value];
-            if let Op::Dot { lhs, rhs } = ir.op {
-                let (Some(weight), None) = (param(rhs), &dense) else { return refuse(&ir.name) };
-                dense = Some(Self { input: lhs, weight, bias: None, activations: Vec::new() });
-                last = Some(value);
-                continue;
+/// Values of the forward region that depend on the layer's weights.
+fn trained_values(module: &Module, layer: &Layer) -> HashSet<V> {
+    let mut trained = HashSet::new();
+    for &value in &layer.forward {
+        let op = &layer.values[value].op;
+        let mut depends = match *op {
+            Op::Dot { rhs: weight, .. } | Op::Depthwise { weight, .. } => {
+                let param = param_of(layer, weight);
+                param.is_some_and(|param| module.params[param].role == ParamRole::Weight)
             }
-            let mut on_the_way = false;
-            ir.op.operands(|operand| on_the_way |= Some(operand) == last);
-            let Some(dense) = dense.as_mut().filter(|_| on_the_way) else { continue };
-            match ir.op {
-                Op::Binary(BinaryOp::Add, _, bias) => match param(bias) {
-                    Some(param)
-                        if module.params[param].role == ParamRole::Bias
-                            && dense.bias.is_none()
-                            && dense.activations.is_empty() =>
-                    {
-                        dense.bias = Some(param);
-                    }
-                    _ => return refuse(&ir.name),
-                },
-                Op::Activate(activation, _) => dense.activations.push((activation, value)),
-                // What insert-normalization adds: a factor per row, before the bias; and from the output the next one.
-                Op::Binary(BinaryOp::Mul, _, factor) if is_factor(factor) && dense.bias.is_none() => {}
-                Op::Reduce(..) if layer.outputs.first().copied() == last => continue,
-                _ => return refuse(&ir.name),
-            }
-            last = Some(value);
+            _ => false,
+        };
+        op.operands(|operand| depends |= trained.contains(&operand));
+        if depends {
+            trained.insert(value);
         }
-        if dense.is_some() && layer.outputs.first().copied() != last {
-            return Err(format!("layer `{}` does not hand over what its contraction gives", layer.name));
-        }
-        dense.ok_or_else(|| format!("layer `{}` has no contraction", layer.name))
+    }
+    trained
+}
+
+fn param_of(layer: &Layer, value: V) -> Option<Handle<Param>> {
+    match layer.values[value].op {
+        Op::Param(param) => Some(param),
+        _ => None,
     }
 }
 
@@ -115,6 +106,16 @@ struct Deriver<'a> {
     stream: &'a mut u32,
     /// Whether there is a hidden layer before this one.
     deeper: bool,
+    /// Height and width of the activation.
+    size: [usize; 2],
+    /// Whether gradients are `[units, rows]`.
+    turned: bool,
+    /// Values that depend on the layer's weights.
+    trained: HashSet<V>,
+    /// What has arrived at each value.
+    gradients: HashMap<V, V>,
+    /// Biases of images that wait for the quantized gradient of the sum they were added to.
+    biases: HashMap<V, Handle<Param>>,
 }
 
 impl Deriver<'_> {
@@ -122,21 +123,32 @@ impl Deriver<'_> {
         Builder::new(self.layer, Region::Update)
     }
 
-    fn derive(&mut self, dense: &Dense) -> Result<(), String> {
+    fn derive(&mut self) -> Result<(), String> {
         let error =
             error_signal(self.layer).ok_or_else(|| format!("layer `{}` has no head yet", self.layer.name))?;
         let rate = self.builder().push("rate", Op::Control(Control::Rate), Type::scalar());
         let rate = self.own_rate(rate);
+        let activation = self.layer.outputs[0];
+        if !self.trained.contains(&activation) {
+            return Err(format!("layer `{}` hands over nothing that its weights make", self.layer.name));
+        }
         let gradient = match self.layer.role {
-            LayerRole::Classifier => self.builder().transpose("error.t", error),
+            LayerRole::Classifier => self.oriented("error.t", error),
             _ => self.activation_gradient(error)?,
         };
-        let gradient = self.through_activations(dense, gradient);
-        if let Some(bias) = dense.bias {
-            self.update_bias(bias, gradient, rate);
+        self.gradients.insert(activation, gradient);
+        for value in self.layer.forward.clone().into_iter().rev() {
+            if let Some(gradient) = self.gradients.remove(&value) {
+                self.through(value, gradient, rate)?;
+            }
         }
-        self.update_weight(dense, gradient, rate);
-        if self.layer.role == LayerRole::Hidden && self.options.head == Head::Projection {
+        if !self.biases.is_empty() {
+            return Err(format!(
+                "layer `{}` adds a bias to something else than a contraction",
+                self.layer.name
+            ));
+        }
+        if self.layer.role == LayerRole::Hidden {
             self.update_head(error, rate);
         }
         Ok(())
@@ -155,53 +167,174 @@ impl Deriver<'_> {
         if factor == 1.0 { rate } else { self.builder().mul_constant("rate.own", rate, factor) }
     }
 
-    /// `[units, rows]`: the derivative of the loss by the layer's activation.
+    /// A value of the forward region or the head, as gradients lie.
+    fn oriented(&mut self, name: &str, value: V) -> V {
+        if self.turned { self.builder().transpose(name, value) } else { value }
+    }
+
+    /// The grid of the layer's head, where it has class scores.
+    fn grid(&self) -> Grid {
+        Grid::of(self.layer, self.size, self.module.classes, self.options)
+    }
+
+    /// The derivative of the loss by the layer's activation.
     fn activation_gradient(&mut self, error: V) -> Result<V, String> {
         let activation = self.layer.outputs[0];
-        let Dim::Const(units) = self.layer.ty(activation).columns() else {
-            return Err(format!("layer `{}` does not give a matrix", self.layer.name));
-        };
-        let head = self.options.head;
-        if let Head::SumOfSquares { goodness, .. } = head {
+        if let Head::SumOfSquares { goodness, .. } = self.options.head {
+            let numbers = numbers(self.layer);
+            let turned = self.oriented("y.t", activation);
+            let error = self.oriented("error.t", error);
             let mut builder = self.builder();
-            let turned = builder.transpose("y.t", activation);
-            let error = builder.transpose("error.t", error);
             let product = builder.mul("y.error", turned, error);
             let factor = match goodness {
-                Goodness::Mean => 2.0 / units as f32,
+                Goodness::Mean => 2.0 / numbers as f32,
                 Goodness::Sum => 2.0,
             };
             return Ok(builder.mul_constant("gradient", product, factor));
         }
+        let (grid, classes, turned) = (self.grid(), self.module.classes, self.turned);
         let matrix = self.module.param(&head_name(self.layer)).ok_or("the head has no matrix")?;
-        let classes = self.module.classes;
         let params = &self.module.params;
         let mut builder = Builder::new(self.layer, Region::Update);
         let matrix = builder.param(params, "head", matrix);
         let matrix = builder.transpose("head.t", matrix);
-        let gradient = builder.dot("gradient", matrix, error);
-        Ok(match score_factor(head, units, classes) {
-            Some(factor) => builder.mul_constant("gradient.scaled", gradient, factor),
-            None => gradient,
-        })
-    }
-
-    fn through_activations(&mut self, dense: &Dense, gradient: V) -> V {
-        let mut gradient = gradient;
-        for &(activation, output) in dense.activations.iter().rev() {
-            let mut builder = self.builder();
-            let output = builder.transpose("y.t", output);
-            let ty = builder.ty(gradient);
-            gradient = builder.push("gz", Op::ActivateGrad { activation, output, grad: gradient }, ty);
+        let gradient = if turned {
+            builder.dot("gradient", matrix, error)
+        } else {
+            builder.dot("gradient", error, matrix)
+        };
+        let area = (grid.tile[0] * grid.tile[1]) as f32;
+        let factor = grid.score_factor(classes).unwrap_or(1.0) / area;
+        let image = is_image(builder.ty(activation));
+        if !image {
+            return Ok(if factor == 1.0 {
+                gradient
+            } else {
+                builder.mul_constant("gradient.scaled", gradient, factor)
+            });
         }
-        gradient
+        let count = grid.units() / grid.channels;
+        let cells = if count == 1 {
+            gradient
+        } else {
+            let ty = Type::new(builder.ty(gradient).dtype, Dim::Rows(count), Dim::Const(grid.channels));
+            builder.push("gradient.cells", Op::Reshape(gradient), ty)
+        };
+        let back = Window::tiles(grid.size, grid.tile).back();
+        let spread = builder.pool("gradient.spread", PoolOp::Sum, cells, back);
+        Ok(if factor == 1.0 { spread } else { builder.mul_constant("gradient.scaled", spread, factor) })
     }
 
-    fn update_bias(&mut self, bias: Handle<Param>, gradient: V, rate: V) {
+    /// Takes the gradient of a value to its operands.
+    fn through(&mut self, value: V, gradient: V, rate: V) -> Result<(), String> {
+        let op = self.layer.values[value].op;
+        match op {
+            Op::Dot { lhs, rhs } => self.update_weight(value, lhs, rhs, gradient, rate),
+            Op::Depthwise { value: image, weight, window } => {
+                self.update_filter(value, image, weight, window, gradient, rate)
+            }
+            Op::Binary(BinaryOp::Add, a, b) => {
+                for (operand, other) in [(a, b), (b, a)] {
+                    match param_of(self.layer, operand) {
+                        Some(bias) if self.module.params[bias].role == ParamRole::Bias => {
+                            self.update_bias(bias, other, gradient, rate);
+                        }
+                        _ => self.arrive(operand, gradient),
+                    }
+                }
+                Ok(())
+            }
+            Op::Binary(BinaryOp::Mul, a, b) => {
+                for (operand, other) in [(a, b), (b, a)] {
+                    if self.trained.contains(&operand) {
+                        let gradient = self.times(gradient, other);
+                        self.arrive(operand, gradient);
+                    }
+                }
+                self.image_bias(value, a, b, rate);
+                Ok(())
+            }
+            Op::Activate(activation, input) => {
+                let output = self.oriented("y.t", value);
+                let mut builder = self.builder();
+                let ty = builder.ty(gradient);
+                let gradient =
+                    builder.push("gz", Op::ActivateGrad { activation, output, grad: gradient }, ty);
+                self.arrive(input, gradient);
+                Ok(())
+            }
+            Op::Pool { op: PoolOp::Sum, value: image, window } => {
+                let gradient = self.builder().pool("gradient.spread", PoolOp::Sum, gradient, window.back());
+                self.arrive(image, gradient);
+                Ok(())
+            }
+            Op::Pool { op: PoolOp::Max, value: input, window } => {
+                let mut builder = self.builder();
+                let ty = builder.ty(input);
+                let op = Op::MaxGrad { input, output: value, grad: gradient, window };
+                let gradient = builder.push("gradient.max", op, ty);
+                self.arrive(input, gradient);
+                Ok(())
+            }
+            _ => Err(format!(
+                "layer `{}`: no gradient goes through `{}`",
+                self.layer.name, self.layer.values[value].name
+            )),
+        }
+    }
+
+    /// Adds to the gradient of a value that depends on the layer's weights. One that was repeated for all positions
+    /// gets the sum over them.
+    fn arrive(&mut self, value: V, gradient: V) {
+        if !self.trained.contains(&value) {
+            return;
+        }
+        let (has, wants) = (self.layer.ty(gradient), self.layer.ty(value));
+        let mut gradient = gradient;
+        if let (false, Dim::Rows(has), Dim::Rows(wants)) = (self.turned, has.rows(), wants.rows())
+            && has != wants
+        {
+            gradient = self.sum_positions(gradient, has / wants);
+        }
+        if let Some(before) = self.gradients.get(&value).copied() {
+            gradient = self.builder().add("gradient.sum", before, gradient);
+        }
+        self.gradients.insert(value, gradient);
+    }
+
+    fn sum_positions(&mut self, image: V, positions: usize) -> V {
+        let line = [1, positions];
+        let windows = Window::tiles_in_steps(line, line);
+        let mut builder = self.builder();
+        windows.into_iter().fold(image, |sum, window| builder.pool("gradient.sum", PoolOp::Sum, sum, window))
+    }
+
+    /// The gradient times what a value was multiplied by.
+    fn times(&mut self, gradient: V, other: V) -> V {
+        let (name, scaled) = match self.layer.values[other].op {
+            Op::Operand(_) => ("factor.t", "gz.scaled"),
+            _ => ("other.t", "gradient.times"),
+        };
+        let is_scalar = self.layer.ty(other) == Type::scalar();
+        let other = if is_scalar { other } else { self.oriented(name, other) };
+        self.builder().mul(scaled, gradient, other)
+    }
+
+    fn update_bias(&mut self, bias: Handle<Param>, sum: V, gradient: V, rate: V) {
+        if !self.turned {
+            self.biases.insert(sum, bias);
+            return;
+        }
+        let mut builder = self.builder();
+        let total = builder.reduce("bias.gradient", ReduceOp::Sum, gradient);
+        self.step_bias(bias, total, rate);
+    }
+
+    /// `total` is the bias's gradient, `[units, 1]`.
+    fn step_bias(&mut self, bias: Handle<Param>, total: V, rate: V) {
         let params = &self.module.params;
         let mut builder = Builder::new(self.layer, Region::Update);
-        let sum = builder.reduce("bias.gradient", ReduceOp::Sum, gradient);
-        let step = builder.mul("bias.step", sum, rate);
+        let step = builder.mul("bias.step", total, rate);
         let value = builder.param(params, "bias", bias);
         let value = builder.transpose("bias.t", value);
         let value = builder.sub("bias.new", value, step);
@@ -210,30 +343,79 @@ impl Deriver<'_> {
         builder.push("bias.assign", Op::Assign { param: bias, value }, ty);
     }
 
-    fn update_weight(&mut self, dense: &Dense, gradient: V, rate: V) {
+    /// The bias that was added to a contraction times a factor per row, once the contraction's own gradient is there:
+    /// that one is quantized anyway, and has the factor, which comes out again.
+    fn image_bias(&mut self, value: V, contraction: V, factor: V, rate: V) {
+        let is_factor = matches!(self.layer.values[factor].op, Op::Operand(_));
+        if is_factor && let Some(&gradient) = self.gradients.get(&contraction) {
+            self.bias_of(value, gradient, Some(factor), rate);
+        }
+    }
+
+    fn bias_of(&mut self, value: V, gradient: V, factor: Option<V>, rate: V) {
+        let Some(bias) = self.biases.remove(&value) else { return };
+        let Dim::Rows(positions) = self.layer.ty(gradient).rows() else { return };
+        let mut sum = self.sum_positions(gradient, positions);
         let mut builder = self.builder();
-        let factor = builder.layer.forward.iter().copied();
-        let factor =
-            factor.into_iter().find(|&value| matches!(builder.layer.values[value].op, Op::Operand(1)));
-        let gradient = match factor {
-            Some(factor) => {
-                let factor = builder.transpose("factor.t", factor);
-                builder.mul("gz.scaled", gradient, factor)
-            }
-            None => gradient,
-        };
-        let input = builder.transpose("input.t", dense.input);
+        if let Some(factor) = factor {
+            sum = builder.div("bias.unscaled", sum, factor);
+        }
+        let turned = builder.transpose("bias.rows", sum);
+        let total = builder.reduce("bias.gradient", ReduceOp::Sum, turned);
+        self.step_bias(bias, total, rate);
+    }
+
+    fn update_weight(&mut self, value: V, input: V, weight: V, gradient: V, rate: V) -> Result<(), String> {
+        let weight = self.trained_param(value, weight)?;
+        self.bias_of(value, gradient, None, rate);
+        let turned = self.turned;
+        let mut builder = self.builder();
+        let gradient = if turned { gradient } else { builder.transpose("gz.t", gradient) };
+        let input = builder.transpose("input.t", input);
         let dw = builder.dot("dw", gradient, input);
-        self.sgd(dense.weight, dw, rate);
+        self.sgd(weight, dw, rate);
+        Ok(())
+    }
+
+    fn update_filter(
+        &mut self,
+        value: V,
+        image: V,
+        weight: V,
+        window: Window,
+        gradient: V,
+        rate: V,
+    ) -> Result<(), String> {
+        let weight = self.trained_param(value, weight)?;
+        self.bias_of(value, gradient, None, rate);
+        let shape = self.module.params[weight].shape.map(Dim::Const);
+        let mut builder = self.builder();
+        let ty = Type { dtype: builder.ty(gradient).dtype, shape };
+        let dw = builder.push("dw", Op::DepthwiseGrad { grad: gradient, value: image, window }, ty);
+        self.sgd(weight, dw, rate);
+        Ok(())
+    }
+
+    fn trained_param(&self, value: V, weight: V) -> Result<Handle<Param>, String> {
+        let name = &self.layer.values[value].name;
+        param_of(self.layer, weight)
+            .ok_or_else(|| format!("layer `{}`: what `{name}` contracts with is no weight", self.layer.name))
     }
 
     fn update_head(&mut self, error: V, rate: V) {
-        let matrix = self.module.param(&head_name(self.layer)).expect("a projection has its matrix");
-        let activation = self.layer.outputs[0];
+        let Some(matrix) = self.module.param(&head_name(self.layer)) else { return };
+        if !matches!(self.module.params[matrix].role, ParamRole::Head(_)) {
+            return;
+        }
+        let is_head = |value: &V| match self.layer.values[*value].op {
+            Op::Dot { lhs, rhs } if param_of(self.layer, rhs) == Some(matrix) => Some(lhs),
+            _ => None,
+        };
+        let seen = self.layer.head.iter().find_map(is_head).expect("a head multiplies by its matrix");
         let mut builder = self.builder();
         let error = builder.transpose("error.t", error);
-        let activation = builder.transpose("y.t", activation);
-        let dm = builder.dot("dm", error, activation);
+        let seen = builder.transpose("y.t", seen);
+        let dm = builder.dot("dm", error, seen);
         self.sgd(matrix, dm, rate);
     }
 

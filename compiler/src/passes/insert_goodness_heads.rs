@@ -5,19 +5,22 @@
 //!   belongs to a class. The error is `p - onehot`, `[rows, classes]`.
 //! * `sum-of-squares`: with goodness `G` and polarity `s` (+1, -1) the loss is `log(1 + exp(-s (G - theta)))`; the error is
 //!   its derivative by `G`, `-s sigmoid(-s (G - theta))`, `[rows, 1]`.
+//! * Images are pooled first, to the cells of a small grid (`class-group`: to one mean a channel). A layer with fewer
+//!   channels than classes has a `projection` where others have groups.
 //! * the classifier: softmax cross-entropy of its own logits, on rows that carry no label.
 //!
 //! ```text
 //! head { %m = param @fc1.head   %scores = dot %y, %m   %p = softmax ...   report %loss   %error = sub %p, %onehot }
 //! ```
 
-use ffc_ir::Handle;
 use ffc_ir::module::{
     Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, ReduceOp, Region, RowPlan, UnaryOp,
 };
 use ffc_ir::types::{DType, Dim, Type};
+use ffc_ir::{Handle, Window};
 
 use super::build::{Builder, V};
+use super::image_size::image_sizes;
 use crate::recipe::{Goodness, Head, Options};
 
 /// Runs the pass.
@@ -25,10 +28,11 @@ use crate::recipe::{Goodness, Head, Options};
 /// # Errors
 /// Where a layer cannot have the head that the options ask for.
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
-    for index in 0..module.layers.len() {
+    let sizes = image_sizes(&module);
+    for (index, size) in sizes.into_iter().enumerate() {
         let mut layer = std::mem::take(&mut module.layers[index]);
         match layer.role {
-            LayerRole::Hidden => hidden(&mut module, &mut layer, options)?,
+            LayerRole::Hidden => hidden(&mut module, &mut layer, size, options),
             LayerRole::Classifier => {
                 let logits = layer.outputs[0];
                 let mut builder = Builder::new(&mut layer, Region::Head);
@@ -41,7 +45,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     Ok(module)
 }
 
-fn hidden(module: &mut Module, layer: &mut Layer, options: &Options) -> Result<(), String> {
+fn hidden(module: &mut Module, layer: &mut Layer, size: [usize; 2], options: &Options) {
     match options.head {
         Head::SumOfSquares { goodness: kind, threshold } => {
             let mut builder = Builder::new(layer, Region::Head);
@@ -49,12 +53,11 @@ fn hidden(module: &mut Module, layer: &mut Layer, options: &Options) -> Result<(
             contrast(module, &mut builder, goodness, threshold);
         }
         Head::Projection | Head::ClassGroup { .. } => {
-            let scores = class_scores(module, layer, options.head)?;
+            let scores = class_scores(module, layer, size, options);
             let mut builder = Builder::new(layer, Region::Head);
             cross_entropy(module, &mut builder, scores);
         }
     }
-    Ok(())
 }
 
 /// Name of a layer's head matrix.
@@ -62,43 +65,74 @@ pub(super) fn head_name(layer: &Layer) -> String {
     format!("{}.head", layer.name)
 }
 
-/// What multiplies the sums of a head: `temperature / units per class` for groups.
-pub(super) fn score_factor(head: Head, units: usize, classes: usize) -> Option<f32> {
-    match head {
-        Head::ClassGroup { temperature } => Some(temperature * classes as f32 / units as f32),
-        Head::Projection | Head::SumOfSquares { .. } => None,
-    }
+/// What a head of class scores looks at: the cells of a grid laid over the image, each of which is its mean.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    /// The head: groups want at least a unit a class, and layers with fewer get a projection.
+    pub(super) head: Head,
+    /// Height and width of the activation.
+    pub(super) size: [usize; 2],
+    /// Height and width of a cell.
+    pub(super) tile: [usize; 2],
+    /// Channels of the activation.
+    pub(super) channels: usize,
 }
 
-fn units(layer: &Layer) -> usize {
-    match layer.ty(layer.outputs[0]).columns() {
-        Dim::Const(units) => units,
-        Dim::Rows(_) => unreachable!("activations are [rows, units]"),
+impl Grid {
+    pub(super) fn of(layer: &Layer, size: [usize; 2], classes: usize, options: &Options) -> Self {
+        let Dim::Const(channels) = layer.ty(layer.outputs[0]).columns() else {
+            unreachable!("activations are [rows, units]")
+        };
+        let head = match options.head {
+            Head::ClassGroup { .. } if channels < classes => Head::Projection,
+            head => head,
+        };
+        let cells = if matches!(head, Head::ClassGroup { .. }) { 1 } else { options.grid };
+        let tile = size.map(|size| (size / cells).max(1));
+        Self { head, size, tile, channels }
+    }
+
+    /// Height and width in cells.
+    fn cells(&self) -> [usize; 2] {
+        [self.size[0] / self.tile[0], self.size[1] / self.tile[1]]
+    }
+
+    /// What a row of the head's matrix has a number for.
+    pub(super) fn units(&self) -> usize {
+        let [height, width] = self.cells();
+        height * width * self.channels
+    }
+
+    /// What multiplies the sums of the head: `temperature / units per class` for groups.
+    pub(super) fn score_factor(&self, classes: usize) -> Option<f32> {
+        match self.head {
+            Head::ClassGroup { temperature } => Some(temperature * classes as f32 / self.channels as f32),
+            Head::Projection | Head::SumOfSquares { .. } => None,
+        }
     }
 }
 
 /// `[rows, classes]`: the scores of a layer's activation, in its head region.
-pub(super) fn class_scores(module: &mut Module, layer: &mut Layer, head: Head) -> Result<V, String> {
-    let (units, classes) = (units(layer), module.classes);
-    if units < classes && matches!(head, Head::ClassGroup { .. }) {
-        return Err(format!(
-            "layer `{}` has {units} units for {classes} classes, too few for `class-group`; use `projection`",
-            layer.name
-        ));
-    }
-    let matrix = head_matrix(module, layer, head, units);
+pub(super) fn class_scores(module: &mut Module, layer: &mut Layer, size: [usize; 2], options: &Options) -> V {
+    let grid = Grid::of(layer, size, module.classes, options);
+    let matrix = head_matrix(module, layer, &grid);
     let activation = layer.outputs[0];
     let mut builder = Builder::new(layer, Region::Head);
     let matrix = builder.param(&module.params, "head", matrix);
-    let sums = builder.dot("sums", activation, matrix);
-    Ok(match score_factor(head, units, classes) {
+    let mut seen = builder.mean_tiles("cells", activation, grid.size, grid.tile);
+    if grid.cells() != [1, 1] {
+        seen = builder.window("grid", seen, Window::whole(grid.cells()));
+    }
+    let sums = builder.dot("sums", seen, matrix);
+    match grid.score_factor(module.classes) {
         Some(factor) => builder.mul_constant("scores", sums, factor),
         None => sums,
-    })
+    }
 }
 
-fn head_matrix(module: &mut Module, layer: &Layer, head: Head, units: usize) -> Handle<Param> {
-    let role = match head {
+fn head_matrix(module: &mut Module, layer: &Layer, grid: &Grid) -> Handle<Param> {
+    let units = grid.units();
+    let role = match grid.head {
         Head::ClassGroup { .. } => ParamRole::Groups,
         Head::Projection | Head::SumOfSquares { .. } => ParamRole::Head(1.0 / (units as f32).sqrt()),
     };
@@ -175,13 +209,22 @@ fn report(builder: &mut Builder<'_>, loss: V, weight: Option<V>) {
 pub(super) fn goodness(builder: &mut Builder<'_>, kind: Goodness) -> V {
     let activation = builder.layer.outputs[0];
     let squares = builder.reduce("goodness.sum", ReduceOp::SumSquares, activation);
+    let squares = builder.reduce_positions("goodness.sum", ReduceOp::Sum, squares);
     match kind {
         Goodness::Sum => squares,
         Goodness::Mean => {
-            let units = units(builder.layer) as f32;
-            builder.mul_constant("goodness", squares, 1.0 / units)
+            let numbers = numbers(builder.layer) as f32;
+            builder.mul_constant("goodness", squares, 1.0 / numbers)
         }
     }
+}
+
+/// Numbers that a layer's activation has a row: units, or channels at all positions.
+pub(super) fn numbers(layer: &Layer) -> usize {
+    let [Dim::Rows(positions), Dim::Const(channels)] = layer.ty(layer.outputs[0]).shape else {
+        unreachable!("activations are [rows, units]")
+    };
+    positions * channels
 }
 
 /// Logistic loss of goodness against a threshold, towards more on positive rows and less on negative ones.

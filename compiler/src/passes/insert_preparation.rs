@@ -20,9 +20,9 @@ use crate::recipe::{Options, Predict, Preprocessing};
 
 /// Name of the layer.
 pub const LAYER: &str = "input";
-/// Name of the parameter that holds a mean per feature.
+/// Name of the parameter that holds a mean per feature, or per channel of an image.
 pub const MEAN: &str = "input.mean";
-/// Name of the parameter that holds a standard deviation per feature.
+/// Name of the parameter that holds a standard deviation per feature, or per channel of an image.
 pub const STD: &str = "input.std";
 
 /// Runs the pass.
@@ -31,13 +31,20 @@ pub const STD: &str = "input.std";
 /// Where preprocessing does not fit the network's input.
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let preprocessing = &options.preprocessing;
+    let channels = channels(&module);
     for (what, numbers) in [("mean", &preprocessing.mean), ("std", &preprocessing.std)] {
-        if numbers.len() != 1 && numbers.len() != module.features {
-            let (given, wanted) = (numbers.len(), module.features);
+        let wanted = channels.unwrap_or(module.features);
+        if numbers.len() != 1 && numbers.len() != wanted {
+            let given = numbers.len();
             return Err(format!(
                 "the input's {what} has {given} numbers; the network's input wants 1 or {wanted}"
             ));
         }
+    }
+    if options.overlays_labels() && channels.is_some() {
+        return Err("labels are overlaid on the first input features, which a convolution does not tell from others; \
+                    use the recipe `projection` or `class-group`"
+            .to_string());
     }
     if options.overlays_labels() && module.features < module.classes {
         return Err(format!(
@@ -52,7 +59,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let stream = new_stream(&module);
     let mut layer = Layer::new(LAYER, LayerRole::Prepare);
     let mut builder = Builder::new(&mut layer, Region::Forward);
-    let mut x = preprocess(&module, &mut builder, preprocessing, mean, std);
+    let mut x = preprocess(&module, &mut builder, preprocessing, channels, [mean, std]);
     if options.overlays_labels() {
         x = overlay(&module, &mut builder, preprocessing, x, stream);
     }
@@ -64,6 +71,15 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     Ok(module)
 }
 
+/// Channels of the image that the network's input is, if it is one.
+fn channels(module: &Module) -> Option<usize> {
+    let layer = module.layers.first()?;
+    layer.values.values().find_map(|value| match value.op {
+        Op::Pixels { channels, .. } => Some(channels),
+        _ => None,
+    })
+}
+
 /// How samples become rows in training; `insert-scores` changes it for prediction.
 fn training_rows(options: &Options) -> RowPlan {
     if options.overlays_labels() {
@@ -73,7 +89,7 @@ fn training_rows(options: &Options) -> RowPlan {
     }
 }
 
-/// A parameter where there is a number per feature.
+/// A parameter where there is a number per feature, or per channel of an image.
 fn constants(module: &mut Module, name: &str, numbers: &[f32]) -> Option<Handle<Param>> {
     (numbers.len() > 1).then(|| {
         module.params.push(Param {
@@ -89,11 +105,15 @@ fn preprocess(
     module: &Module,
     builder: &mut Builder<'_>,
     preprocessing: &Preprocessing,
-    mean: Option<Handle<Param>>,
-    std: Option<Handle<Param>>,
+    channels: Option<usize>,
+    [mean, std]: [Option<Handle<Param>>; 2],
 ) -> V {
     let ty = Type::new(module.input, Dim::ROWS, Dim::Const(module.features));
-    let raw = builder.push("raw", Op::Input, ty);
+    let mut raw = builder.push("raw", Op::Input, ty);
+    if let Some(channels) = channels {
+        let ty = Type::new(module.input, Dim::Rows(module.features / channels), Dim::Const(channels));
+        raw = builder.push("pixels", Op::Pixels { value: raw, channels }, ty);
+    }
     let mut x = if module.input == DType::F32 { raw } else { builder.convert("x", raw) };
     if preprocessing.scale != 1.0 {
         x = builder.mul_constant("scaled", x, preprocessing.scale);

@@ -1,5 +1,6 @@
-//! Gives every contraction INT8 operands: whatever FP32 value is an operand of a `dot` (directly or transposed), or is
-//! handed to the next layer, is quantized where it is defined; later uses see the quantized value.
+//! Gives every contraction INT8 operands: whatever FP32 value is an operand of a contraction (directly, transposed or through
+//! a window), is pooled, or is handed to the next layer, is quantized where it is defined; later uses see the quantized value.
+//! Pools and the gradient of a maximum work on the integers.
 //!
 //! Where a scale comes from:
 //!
@@ -23,13 +24,13 @@ use std::collections::{HashMap, HashSet};
 use ffc_ir::Handle;
 use ffc_ir::module::{
     BinaryOp, Control, Granularity, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, Phase,
-    ReduceOp, Region, Rounding, Sgd,
+    PoolOp, ReduceOp, Region, Rounding, Sgd, Value,
 };
 use ffc_ir::numerics::{MIN_RANGE, QMAX};
 use ffc_ir::types::{DType, Dim, Type};
 
 use super::build::{Builder, V, error_signal, new_stream};
-use crate::recipe::Options;
+use crate::recipe::{Normalization, Options};
 
 /// How fast the maxima that ranges follow fade, per step.
 pub const RANGE_DECAY: f32 = 0.99;
@@ -41,11 +42,12 @@ pub const RANGE_DECAY: f32 = 0.99;
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let weights = quantized_params(&mut module);
     let mut stream = new_stream(&module);
+    let stride = if options.normalization == Normalization::Rms { 2 } else { 1 };
     for index in 0..module.layers.len() {
         let old = std::mem::take(&mut module.layers[index]);
         let later = module.layers[index + 1..].iter().filter(|layer| !layer.look_ahead.is_empty()).count();
         let mut quantizer = Quantizer {
-            wanted: contraction_operands(&old, &weights),
+            wanted: contraction_operands(&old, &weights, stride),
             old: &old,
             new: Layer::new(old.name.clone(), old.role),
             module: &mut module,
@@ -53,8 +55,8 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
             forms: HashMap::new(),
             stream: &mut stream,
             later_publishers: later,
-            activation_scale: None,
             tracks: Vec::new(),
+            ranges: Vec::new(),
         };
         let layer = quantizer.layer()?;
         module.layers[index] = layer;
@@ -85,14 +87,14 @@ fn quantized_params(module: &mut Module) -> HashSet<Handle<Param>> {
     weights
 }
 
-/// The values that contractions of this layer or of the next one read.
-fn contraction_operands(layer: &Layer, weights: &HashSet<Handle<Param>>) -> HashSet<V> {
+/// The values that contractions of this layer or of the next ones read; of outputs every `stride`th is one.
+fn contraction_operands(layer: &Layer, weights: &HashSet<Handle<Param>>, stride: usize) -> HashSet<V> {
     let mut wanted = HashSet::new();
     let mut want = |value: V| {
-        let source = match layer.values[value].op {
-            Op::Transpose(source) => source,
-            _ => value,
-        };
+        let mut source = value;
+        while let Op::Transpose(inner) | Op::Window { value: inner, .. } = layer.values[source].op {
+            source = inner;
+        }
         match layer.values[source].op {
             Op::Operand(_) => {}
             Op::Param(param) if weights.contains(&param) => {}
@@ -101,14 +103,17 @@ fn contraction_operands(layer: &Layer, weights: &HashSet<Handle<Param>>) -> Hash
             }
         }
     };
-    for (_, value) in layer.ops() {
-        if let Op::Dot { lhs, rhs } = layer.values[value].op {
-            want(lhs);
-            want(rhs);
+    let is_pool = |value: V| matches!(layer.values[value].op, Op::Pool { .. });
+    for (region, value) in layer.ops() {
+        match layer.values[value].op {
+            op @ (Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. }) => op.operands(&mut want),
+            // Sums of sums stay sums; gradients that are pooled and nothing else are not worth a quantizer.
+            Op::Pool { value, .. } if region != Region::Update && !is_pool(value) => want(value),
+            _ => {}
         }
     }
     if layer.role != LayerRole::Classifier {
-        want(layer.outputs[0]);
+        layer.outputs.iter().step_by(stride).copied().for_each(want);
     }
     wanted
 }
@@ -131,10 +136,10 @@ struct Quantizer<'a> {
     forms: HashMap<V, Form>,
     stream: &'a mut u32,
     later_publishers: usize,
-    /// Scale of the layer's activation.
-    activation_scale: Option<V>,
     /// Ranges to track: parameter and the value whose magnitude it follows.
     tracks: Vec<(Handle<Param>, V)>,
+    /// Kinds of ranges that the layer has.
+    ranges: Vec<&'static str>,
 }
 
 impl Quantizer<'_> {
@@ -143,7 +148,7 @@ impl Quantizer<'_> {
         for region in Region::ALL {
             for &value in old.region(region) {
                 self.value(region, value)?;
-                if self.wanted.contains(&value) {
+                if self.wanted.contains(&value) && !self.is_integer(value) {
                     self.quantize(region, value);
                 }
             }
@@ -164,12 +169,36 @@ impl Quantizer<'_> {
         let ir = self.old.values[value].clone();
         let name = ir.name.as_str();
         let form = match ir.op {
-            Op::Operand(0) if self.old.role != LayerRole::Prepare => self.operand(region, name, ir.ty),
+            Op::Operand(position) if self.old.role != LayerRole::Prepare => {
+                self.operand(region, name, position, ir.ty)
+            }
             Op::Param(param) if self.module.params[param].ty().dtype == DType::I8 => {
                 self.weight(region, name, param)
             }
             Op::Transpose(source) => self.transpose(region, name, source),
             Op::Dot { lhs, rhs } => self.dot(region, name, lhs, rhs)?,
+            Op::Depthwise { value, weight, .. } => {
+                let (left, right) = (self.scaled(name, value)?, self.scaled(name, weight)?);
+                self.products(region, &ir, left, right)
+            }
+            Op::DepthwiseGrad { grad, value, .. } => {
+                let (left, right) = (self.scaled(name, grad)?, self.scaled(name, value)?);
+                self.products(region, &ir, left, right)
+            }
+            Op::Window { value, .. } => {
+                let (integer, factors) = self.scaled(name, value)?;
+                self.integers(region, &ir, integer, factors)
+            }
+            Op::Pool { value, .. } if self.is_scaled(value) => {
+                let (integer, factors) = self.scaled(name, value)?;
+                self.integers(region, &ir, integer, factors)
+            }
+            Op::MaxGrad { input, output, grad, window } => {
+                let grad = self.float(region, grad);
+                let ((input, _), (output, _)) = (self.scaled(name, input)?, self.scaled(name, output)?);
+                let op = Op::MaxGrad { input, output, grad, window };
+                Form::Same(self.builder(region).push(name, op, ir.ty))
+            }
             Op::Reduce(ReduceOp::SumSquares, source) if self.is_scaled(source) => {
                 self.sum_squares(region, name, source)
             }
@@ -185,6 +214,51 @@ impl Quantizer<'_> {
 
     fn is_scaled(&self, value: V) -> bool {
         matches!(self.forms[&value], Form::Scaled { .. })
+    }
+
+    /// Whether a value is 8-bit already.
+    fn is_integer(&self, value: V) -> bool {
+        matches!(self.forms[&value], Form::Scaled { integer, .. } if self.new.ty(integer).dtype == DType::I8)
+    }
+
+    /// The integer that a value is, and the factors that it stands for itself times.
+    fn scaled(&self, user: &str, value: V) -> Result<(V, Vec<V>), String> {
+        match &self.forms[&value] {
+            Form::Scaled { integer, factors, .. } => Ok((*integer, factors.clone())),
+            Form::Same(_) => {
+                let value = &self.old.values[value].name;
+                Err(format!("layer `{}`: `{value}` was not quantized for `{user}`", self.old.name))
+            }
+        }
+    }
+
+    /// The same operation on an integer, whose scale it keeps.
+    fn integers(&mut self, region: Region, ir: &Value, integer: V, factors: Vec<V>) -> Form {
+        let mut op = ir.op;
+        op.operands_mut(|operand| *operand = integer);
+        let dtype = match op {
+            Op::Pool { op: PoolOp::Sum, .. } => DType::I32,
+            _ => DType::I8,
+        };
+        let integer = self.builder(region).push(&ir.name, op, ir.ty.with_dtype(dtype));
+        Form::Scaled { integer, factors, float: None }
+    }
+
+    /// A channel-by-channel contraction of two integers. A factor per filter is one per column of the result.
+    fn products(
+        &mut self,
+        region: Region,
+        ir: &Value,
+        (left, left_factors): (V, Vec<V>),
+        (right, right_factors): (V, Vec<V>),
+    ) -> Form {
+        let mut op = ir.op;
+        let mut integers = [left, right].into_iter();
+        op.operands_mut(|operand| *operand = integers.next().expect("a contraction has two operands"));
+        let mut builder = self.builder(region);
+        let integer = builder.push(&ir.name, op, ir.ty.with_dtype(DType::I32));
+        let right: Vec<V> = right_factors.into_iter().map(|factor| turned(&mut builder, factor)).collect();
+        Form::Scaled { integer, factors: left_factors.into_iter().chain(right).collect(), float: None }
     }
 
     /// The value as it was: an integer is converted and multiplied by its factors.
@@ -203,15 +277,25 @@ impl Quantizer<'_> {
         float
     }
 
-    /// The activation of the layer before. Its scale is part of the factor per row where there is one.
-    fn operand(&mut self, region: Region, name: &str, ty: Type) -> Form {
-        let has_factor = self.old.values.values().any(|value| value.op == Op::Operand(1));
+    /// Whether what is handed over has a factor per row beside it.
+    fn has_factors(&self) -> bool {
+        self.options.normalization == Normalization::Rms
+    }
+
+    /// What the layer before hands over: integers, each with its scale, which is part of the factor per row where there
+    /// is one.
+    fn operand(&mut self, region: Region, name: &str, position: u32, ty: Type) -> Form {
+        let has_factors = self.has_factors();
         let mut builder = self.builder(region);
-        let integer = builder.push(name, Op::Operand(0), ty.with_dtype(DType::I8));
-        let factors = if has_factor {
+        if has_factors && position % 2 == 1 {
+            return Form::Same(builder.push(name, Op::Operand(position), ty));
+        }
+        let number = if has_factors { position } else { 2 * position };
+        let integer = builder.push(name, Op::Operand(number), ty.with_dtype(DType::I8));
+        let factors = if has_factors {
             Vec::new()
         } else {
-            vec![builder.push("factor", Op::Operand(1), Type::scalar())]
+            vec![builder.push("factor", Op::Operand(number + 1), Type::scalar())]
         };
         Form::Scaled { integer, factors, float: None }
     }
@@ -237,16 +321,13 @@ impl Quantizer<'_> {
     }
 
     fn dot(&mut self, region: Region, name: &str, lhs: V, rhs: V) -> Result<Form, String> {
-        let (Form::Scaled { integer: l, factors: left, .. }, Form::Scaled { integer: r, factors: right, .. }) =
-            (self.forms[&lhs].clone(), self.forms[&rhs].clone())
-        else {
-            return Err(format!("layer `{}`: an operand of `{name}` was not quantized", self.old.name));
-        };
+        let ((left, left_factors), (right, right_factors)) =
+            (self.scaled(name, lhs)?, self.scaled(name, rhs)?);
         let mut builder = self.builder(region);
-        let integer = builder.dot(name, l, r);
+        let integer = builder.dot(name, left, right);
         // A factor per row of the right operand is one per column of the result.
-        let right: Vec<V> = right.into_iter().map(|factor| turned(&mut builder, factor)).collect();
-        let factors = left.into_iter().chain(right).collect();
+        let right: Vec<V> = right_factors.into_iter().map(|factor| turned(&mut builder, factor)).collect();
+        let factors = left_factors.into_iter().chain(right).collect();
         Ok(Form::Scaled { integer, factors, float: None })
     }
 
@@ -285,24 +366,23 @@ impl Quantizer<'_> {
     fn quantize(&mut self, region: Region, value: V) {
         let float = self.float(region, value);
         let name = self.old.values[value].name.clone();
-        let scale = match region {
+        let is_error = error_signal(self.old) == Some(value);
+        let (scale, nearest) = match region {
             Region::Forward if self.old.role == LayerRole::Prepare => {
                 let range = self.options.preprocessing.range();
-                self.builder(region).constant(range / QMAX)
+                (self.builder(region).constant(range / QMAX), true)
             }
-            Region::Forward => self.tracked_scale(region, "range", float),
-            Region::Head | Region::LookAhead => self.error_scale(region),
-            Region::Update => self.tracked_scale(region, "gradient_range", float),
+            Region::Forward => (self.tracked_scale(region, "range", float), true),
+            Region::Head if !is_error => (self.tracked_scale(region, "head_range", float), true),
+            Region::Head | Region::LookAhead => (self.error_scale(region), false),
+            Region::Update => (self.tracked_scale(region, "gradient_range", float), false),
         };
-        let rounding = if region == Region::Forward {
+        let rounding = if nearest {
             Rounding::Nearest
         } else {
             *self.stream += 1;
             Rounding::Stochastic(*self.stream - 1)
         };
-        if region == Region::Forward {
-            self.activation_scale = Some(scale);
-        }
         let mut builder = self.builder(region);
         let ty = builder.ty(float).with_dtype(DType::I8);
         let op = Op::Quantize { value: float, scale, rounding };
@@ -311,8 +391,11 @@ impl Quantizer<'_> {
     }
 
     /// The scale that follows from a new range parameter, which is tracked where the module trains.
-    fn tracked_scale(&mut self, region: Region, suffix: &str, observed: V) -> V {
-        let name = format!("{}.{suffix}", self.old.name);
+    fn tracked_scale(&mut self, region: Region, suffix: &'static str, observed: V) -> V {
+        let taken = self.ranges.iter().filter(|range| **range == suffix).count();
+        self.ranges.push(suffix);
+        let number = if taken == 0 { String::new() } else { (taken + 1).to_string() };
+        let name = format!("{}.{suffix}{number}", self.old.name);
         let param = self.module.param(&name).unwrap_or_else(|| {
             self.module.params.push(Param {
                 name,
@@ -368,26 +451,27 @@ impl Quantizer<'_> {
         }
     }
 
-    /// Hands over the integer activation, and its scale as part of the factor per row.
+    /// Hands over integers, each with its scale, as part of its factor per row where there is one.
     fn outputs(&mut self) -> Result<(), String> {
-        let activation = self.old.outputs[0];
+        let outputs = self.old.outputs.clone();
         if self.old.role == LayerRole::Classifier {
-            let logits = self.float(Region::Forward, activation);
+            let logits = self.float(Region::Forward, outputs[0]);
             self.new.outputs = vec![logits];
             return Ok(());
         }
-        let Form::Scaled { integer, .. } = self.forms[&activation] else {
-            return Err(format!("layer `{}`: its activation was not quantized", self.old.name));
-        };
-        let scale = self.activation_scale.ok_or("the activation has no scale")?;
-        let factor = match self.old.outputs.get(1) {
-            Some(&factor) => {
-                let factor = self.float(Region::Forward, factor);
-                self.builder(Region::Forward).mul("row_factor", factor, scale)
+        let stride = if self.has_factors() && outputs.len() > 1 { 2 } else { 1 };
+        for pair in outputs.chunks(stride) {
+            let (integer, factors) = self.scaled("the next layer", pair[0])?;
+            let mut factor = pair.get(1).map(|&factor| self.float(Region::Forward, factor));
+            for scale in factors {
+                factor = Some(match factor {
+                    None => scale,
+                    Some(factor) => self.builder(Region::Forward).mul("row_factor", factor, scale),
+                });
             }
-            None => scale,
-        };
-        self.new.outputs = vec![integer, factor];
+            let factor = factor.ok_or("the activation has no scale")?;
+            self.new.outputs.extend([integer, factor]);
+        }
         Ok(())
     }
 }

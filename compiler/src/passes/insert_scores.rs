@@ -9,6 +9,7 @@
 use ffc_ir::module::{LayerRole, Module, Op, Region, RowPlan, UnaryOp};
 
 use super::build::{Builder, V};
+use super::image_size::image_sizes;
 use super::insert_goodness_heads::{class_scores, goodness, softmax};
 use crate::recipe::{Head, Options, Predict};
 
@@ -38,15 +39,16 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
         _ => RowPlan::Plain,
     };
     let mut accumulate = false;
-    for index in 0..module.layers.len() {
+    let sizes = image_sizes(&module);
+    for (index, size) in sizes.into_iter().enumerate() {
         let mut layer = std::mem::take(&mut module.layers[index]);
         let score = match (layer.role, options.predict, options.head) {
             (LayerRole::Hidden, Predict::Labels, Head::SumOfSquares { goodness: kind, .. }) => {
                 let mut builder = Builder::new(&mut layer, Region::Head);
                 Some(goodness(&mut builder, kind))
             }
-            (LayerRole::Hidden, Predict::Heads, head) => {
-                let scores = class_scores(&mut module, &mut layer, head)?;
+            (LayerRole::Hidden, Predict::Heads, _) => {
+                let scores = class_scores(&mut module, &mut layer, size, options);
                 Some(log_softmax(&mut Builder::new(&mut layer, Region::Head), scores))
             }
             (LayerRole::Classifier, Predict::Heads, _) => {

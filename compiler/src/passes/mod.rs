@@ -11,3 +11,4 @@ pub mod insert_quantizers;
 pub mod insert_scores;
 
 mod build;
+mod image_size;
