@@ -54,7 +54,7 @@ impl CpuBackend {
     /// # Errors
     /// When the target cannot express a kernel.
     pub fn asm(&self, program: &Program) -> Result<String, CodegenError> {
-        text(program, |kernel| match self.wide {
+        text(program, |kernel| match self.wide(program, kernel) {
             Some(products) => Ok(wide::function(products, program, kernel)?.disassemble()),
             None => blob::disassemble(&self.machine, self.functions(program, kernel)?),
         })
@@ -62,10 +62,15 @@ impl CpuBackend {
 
     /// Appends a kernel's code; where it starts.
     fn code(&self, program: &Program, kernel: &Kernel, blob: &mut Blob) -> Result<usize, String> {
-        match self.wide {
+        match self.wide(program, kernel) {
             Some(products) => Ok(blob.append_bytes(&wide::function(products, program, kernel)?.bytes)),
             None => blob.append(&self.machine, self.functions(program, kernel)?),
         }
+    }
+
+    /// What a kernel's contraction is made of, if it does without Cranelift.
+    fn wide(&self, program: &Program, kernel: &Kernel) -> Option<Products> {
+        self.wide.filter(|_| wide::takes(program, kernel))
     }
 
     fn functions(&self, program: &Program, kernel: &Kernel) -> Result<Functions, String> {

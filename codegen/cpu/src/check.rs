@@ -1,24 +1,19 @@
 //! What this backend does not do, and what no kernel should ask for: found here, so that emitting cannot fail.
 
-use ffc_ir::kernel::{At, Expr, Extent, Geometry, Kernel, Level, Over, Program, Stage};
+use ffc_ir::arena::Handle;
+use ffc_ir::kernel::{At, Buffer, Contraction, Expr, Extent, Geometry, Kernel, Level, Over, Program, Stage};
 use ffc_ir::types::DType;
 
 use crate::plan;
 
 pub(crate) fn check(program: &Program, kernel: &Kernel) -> Result<(), String> {
-    let image =
-        |expr: &Expr| matches!(expr, Expr::Load(_, At::Flat(_) | At::Window { .. } | At::Planar { .. }));
-    if kernel.contraction.is_some_and(|contraction| contraction.geometry != Geometry::Dense)
-        || kernel.exprs.values().any(image)
-    {
-        return Err("looks at images, which this backend cannot yet".to_string());
-    }
     if let Some(contraction) = &kernel.contraction {
-        for operand in [contraction.lhs, contraction.rhs].map(|operand| &program.buffers[operand]) {
-            if operand.shape[1] != contraction.depth {
+        for (operand, columns) in whole_rows(contraction, kernel.columns) {
+            let operand = &program.buffers[operand];
+            if operand.shape[1] != columns {
                 return Err(format!(
-                    "contracts {} of the {} columns of `{}`: only whole rows are padded",
-                    contraction.depth, operand.shape[1], operand.name
+                    "contracts {columns} of the {} columns of `{}`: only whole rows are padded",
+                    operand.shape[1], operand.name
                 ));
             }
         }
@@ -32,6 +27,22 @@ pub(crate) fn check(program: &Program, kernel: &Kernel) -> Result<(), String> {
         }
     }
     kernel.stages.iter().enumerate().try_for_each(|(index, stage)| check_stage(kernel, index, stage))
+}
+
+/// The operands that a contraction reads by whole rows, and how many columns these should have.
+fn whole_rows(contraction: &Contraction, columns: Extent) -> Vec<(Handle<Buffer>, Extent)> {
+    let Contraction { lhs, rhs, depth, geometry, .. } = *contraction;
+    let channels = |extent: Extent, taps: usize| match extent {
+        Extent::Rows(n) => Extent::Rows(n / taps),
+        Extent::Const(n) => Extent::Const(n / taps),
+    };
+    match geometry {
+        Geometry::Dense => vec![(lhs, depth), (rhs, depth)],
+        Geometry::Convolution(window) => vec![(lhs, channels(depth, window.taps())), (rhs, depth)],
+        Geometry::ConvolutionGrad(window) => vec![(lhs, depth), (rhs, channels(columns, window.taps()))],
+        // By elements.
+        Geometry::Depthwise(_) | Geometry::DepthwiseGrad(_) => Vec::new(),
+    }
 }
 
 fn check_stage(kernel: &Kernel, index: usize, stage: &Stage) -> Result<(), String> {

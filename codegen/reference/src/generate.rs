@@ -1,19 +1,20 @@
 //! Random programs that keep all rules, for tests that compare executors and backends.
 //!
 //! A program is a function of its seed. Its kernels cover every expression, place, element type, reduction and kind
-//! of stage, extents of 1 and primes, constant and of the batch, and in-place updates across stages. So that a
+//! of stage, extents of 1 and primes, constant and of the batch, images and contractions of what windows see of them, and
+//! in-place updates across stages. So that a
 //! comparison bit for bit says something, floats stay bounded and no NaN arises: every float expression carries a
 //! bound on its magnitude, and where that grows too large it is clamped. Maxima of floats are taken of `x + 0`, since
 //! the sign of a largest zero would depend on the order.
 
 use ffc_ir::kernel::{
     At, Binary, Buffer, BufferClass, Contraction, Expr, Extent, Fold, Geometry, Kernel, KernelBuilder, Level,
-    Over, Plane, Program, Purpose, ROW_ALIGN, Reduce, Schedule, Side, Stage, Store, Unary,
+    Outside, Over, Plane, Program, Purpose, ROW_ALIGN, Reduce, Schedule, Side, Stage, Store, Unary,
 };
 use ffc_ir::module::{Control, Granularity, Param, ParamRole, ParamStorage};
 use ffc_ir::numerics::Arith;
 use ffc_ir::types::DType;
-use ffc_ir::{Arena, Handle};
+use ffc_ir::{Arena, Handle, Window};
 
 use crate::check::place;
 use crate::memory::Values;
@@ -44,6 +45,8 @@ const CONTRACTED: f32 = 8.0;
 
 const SIZES: [usize; 14] = [1, 1, 2, 3, 5, 7, 10, 13, 16, 17, 31, 48, 64, 67];
 const LONG: [usize; 4] = [127, 257, 530, 1031];
+/// Channels of images.
+const CHANNELS: [usize; 8] = [1, 2, 3, 5, 8, 16, 17, 34];
 
 /// A program for a seed; all its kernels are the schedule [`Purpose::Train`], in order.
 pub fn program(seed: u64, options: Options) -> Program {
@@ -216,6 +219,38 @@ impl Generator {
         self.program.buffers.push(Buffer { name, dtype, shape, class, samples, offset: 0, dense: false })
     }
 
+    /// A new image, or another matrix without padding.
+    fn image(&mut self, dtype: DType, shape: [Extent; 2], promise: Promise) -> Handle<Buffer> {
+        let name = format!("b{}", self.program.buffers.len());
+        let image = self.buffer(name, dtype, shape, BufferClass::Arena, promise);
+        self.program.buffers[image].dense = true;
+        image
+    }
+
+    /// A window with results of this size.
+    fn window(&mut self, output: [usize; 2]) -> Window {
+        let rng = &mut self.rng;
+        let mut pair = |from: usize, count: usize| [0; 2].map(|_| from + rng.below(count));
+        let (input, kernel, stride, dilation) = (pair(1, 6), pair(1, 3), pair(1, 3), pair(1, 2));
+        let pad = pair(0, 4).map(|pad| pad as isize - 1);
+        let spread = if pair(0, 2)[0] == 0 { [1; 2] } else { pair(1, 3) };
+        let repeats = pair(0, 2)[0] == 0;
+        Window { input, output, kernel, stride, dilation, pad, spread, repeats }
+    }
+
+    /// A window whose results rows of this extent could be, and how many results there are to a sample.
+    fn window_of(&mut self, rows: Extent) -> Option<(Window, usize)> {
+        let Extent::Rows(per_sample) = rows else { return None };
+        let height = self.divisor(per_sample);
+        let width = self.divisor(per_sample / height);
+        Some((self.window([height, width]), per_sample / (height * width)))
+    }
+
+    fn divisor(&mut self, number: usize) -> usize {
+        let divisors: Vec<usize> = (1..=number).filter(|&divisor| number.is_multiple_of(divisor)).collect();
+        self.rng.pick(&divisors)
+    }
+
     /// A new buffer, in the state where it may be and in the arena otherwise.
     fn fresh(&mut self, dtype: DType, shape: [Extent; 2], promise: Promise) -> Handle<Buffer> {
         let number = self.program.buffers.len();
@@ -280,9 +315,17 @@ impl Generator {
             (_, true) => Extent::Const(1),
             _ => self.extent(false),
         };
-        let columns = if scores { Extent::Const(self.program.classes) } else { self.extent(true) };
-        let contraction =
-            if self.rng.chance(1, 2) { Some(self.contraction(rows, columns, options)) } else { None };
+        let mut rows = rows;
+        let mut columns = if scores { Extent::Const(self.program.classes) } else { self.extent(true) };
+        let contraction = match self.rng.below(6) {
+            0..=1 => Some(self.contraction(rows, columns, options)),
+            2..=3 if !scores && !loss => {
+                let (domain, contraction) = self.convolution(options);
+                [rows, columns] = domain;
+                Some(contraction)
+            }
+            _ => None,
+        };
         let mut body = Body {
             rows,
             columns,
@@ -313,26 +356,72 @@ impl Generator {
 
     fn contraction(&mut self, rows: Extent, columns: Extent, options: Options) -> Contraction {
         let depth = self.extent(true);
+        self.contract(Geometry::Dense, [[rows, depth], [columns, depth]], depth, options)
+    }
+
+    /// A contraction of an image, and its domain.
+    fn convolution(&mut self, options: Options) -> ([Extent; 2], Contraction) {
+        let output = [0; 2].map(|_| 1 + self.rng.below(5));
+        let window = self.window(output);
+        let copies = 1 + self.rng.below(2);
+        let [inputs, outputs] =
+            [window.inputs(), window.outputs()].map(|positions| Extent::Rows(copies * positions));
+        let (channels, filters) = (self.rng.pick(&CHANNELS), self.extent(false));
+        let (deep, taps) = (Extent::Const(channels * window.taps()), Extent::Const(window.taps()));
+        let channels = Extent::Const(channels);
+        let image = [inputs, channels];
+        let (geometry, domain, shapes, depth) = match self.rng.below(4) {
+            0 => (Geometry::Convolution(window), [outputs, filters], [image, [filters, deep]], deep),
+            1 => (Geometry::ConvolutionGrad(window), [filters, deep], [[filters, outputs], image], outputs),
+            2 => (Geometry::Depthwise(window), [outputs, channels], [image, [channels, taps]], taps),
+            _ => {
+                let shapes = [[outputs, channels], image];
+                (Geometry::DepthwiseGrad(window), [channels, taps], shapes, outputs)
+            }
+        };
+        (domain, self.contract(geometry, shapes, depth, options))
+    }
+
+    fn contract(
+        &mut self,
+        geometry: Geometry,
+        shapes: [[Extent; 2]; 2],
+        depth: Extent,
+        options: Options,
+    ) -> Contraction {
         let float = options.float_contractions && self.rng.chance(1, 3);
         let dtype = if float { DType::F32 } else { DType::I8 };
         let sides = [None, None, Some(Side::Lhs), Some(Side::Rhs)];
         let non_negative = self.rng.pick(&sides);
-        let lhs = self.operand(dtype, [rows, depth], non_negative == Some(Side::Lhs));
-        let rhs = self.operand(dtype, [columns, depth], non_negative == Some(Side::Rhs));
-        Contraction { geometry: Geometry::Dense, lhs, rhs, depth, non_negative }
+        let images = match geometry {
+            Geometry::Dense => [self.rng.chance(1, 8), self.rng.chance(1, 8)],
+            Geometry::Convolution(_) | Geometry::Depthwise(_) => [true, false],
+            Geometry::ConvolutionGrad(_) => [false, true],
+            Geometry::DepthwiseGrad(_) => [true; 2],
+        };
+        let [lhs, rhs] = [(0, Side::Lhs), (1, Side::Rhs)]
+            .map(|(side, name)| self.operand(dtype, shapes[side], non_negative == Some(name), images[side]));
+        Contraction { geometry, lhs, rhs, depth, non_negative }
     }
 
-    fn operand(&mut self, dtype: DType, shape: [Extent; 2], non_negative: bool) -> Handle<Buffer> {
+    fn operand(
+        &mut self,
+        dtype: DType,
+        shape: [Extent; 2],
+        non_negative: bool,
+        image: bool,
+    ) -> Handle<Buffer> {
         let known = self.program.buffers.iter().find(|(handle, buffer)| {
             let promise = self.promises[handle.index()];
             let kept = promise.operand && (promise.non_negative || !non_negative);
-            kept && buffer.dtype == dtype && buffer.shape == shape
+            kept && buffer.dtype == dtype && buffer.shape == shape && (buffer.dense || !image)
         });
         match known.map(|(handle, _)| handle) {
             Some(handle) if self.rng.chance(2, 3) => handle,
             _ => {
                 let non_negative = non_negative || self.rng.chance(1, 3);
-                self.fresh(dtype, shape, Promise { operand: true, non_negative })
+                let promise = Promise { operand: true, non_negative };
+                if image { self.image(dtype, shape, promise) } else { self.fresh(dtype, shape, promise) }
             }
         }
     }
@@ -484,7 +573,12 @@ impl Body {
             At::RowSample(n) => lying(divided(n)?, flip),
             At::Column => lying(self.columns, !flip),
             At::Scalar => [one, one],
-            At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`ATS` has no images"),
+            At::Flat(_) => [self.rows, self.columns],
+            At::Planar { positions, copies } => {
+                let Extent::Const(columns) = self.columns else { return None };
+                [divided(positions * copies)?, Extent::Const(columns * positions)]
+            }
+            At::Window { .. } => unreachable!("images come with their windows"),
         })
     }
 
@@ -529,6 +623,9 @@ impl Body {
     }
 
     fn load(&mut self, generator: &mut Generator) {
+        if generator.rng.chance(1, 3) {
+            return self.load_image(generator);
+        }
         let at = generator.rng.pick(&ATS);
         let Some(shape) = self.shape(&mut generator.rng, at) else { return };
         let buffer = self.existing(generator, at, shape, |_, _| true, false).unwrap_or_else(|| {
@@ -542,8 +639,59 @@ impl Body {
             let operand = dtype == DType::I8 && generator.rng.chance(1, 3);
             generator.fresh(dtype, shape, Promise { operand, non_negative: false })
         });
+        self.load_from(generator, buffer, at);
+    }
+
+    /// Loads at one of the places that images have.
+    fn load_image(&mut self, generator: &mut Generator) {
+        let (at, shape) = match generator.rng.below(3) {
+            0 => {
+                let Extent::Const(columns) = self.columns else { return };
+                (At::Flat(columns), Some([self.rows, self.columns]))
+            }
+            1 => {
+                let Extent::Rows(per_sample) = self.rows else { return };
+                let positions = generator.divisor(per_sample);
+                let copies = generator.divisor(per_sample / positions);
+                let at = At::Planar { positions, copies };
+                (at, self.shape(&mut generator.rng, at))
+            }
+            _ => {
+                let Some((window, samples)) = generator.window_of(self.rows) else { return };
+                let tap = generator.rng.below(window.taps());
+                let outside = generator.rng.pick(&[Outside::Zero, Outside::Least]);
+                let shape = [Extent::Rows(window.inputs() * samples), self.columns];
+                (At::Window { window, tap, outside }, Some(shape))
+            }
+        };
+        let Some(shape) = shape else { return };
+        let planar = matches!(at, At::Planar { .. });
+        let wanted = |buffer: &Buffer, _| planar || buffer.dense;
+        let buffer = self.existing(generator, at, shape, wanted, false).unwrap_or_else(|| {
+            let dtype = generator.rng.pick(&[DType::I8, DType::I32, DType::F32]);
+            let operand = dtype == DType::I8 && generator.rng.chance(1, 3);
+            let promise = Promise { operand, non_negative: false };
+            let padded = planar && generator.rng.chance(1, 2);
+            if padded {
+                generator.fresh(dtype, shape, promise)
+            } else {
+                generator.image(dtype, shape, promise)
+            }
+        });
+        self.load_from(generator, buffer, at);
+    }
+
+    fn load_from(&mut self, generator: &Generator, buffer: Handle<Buffer>, at: At) {
         self.touch(buffer, at, false);
         let expr = self.builder.load(buffer, at);
+        let (expr, bound) = match (at, generator.program.buffers[buffer].dtype) {
+            // Infinity is for what takes maxima; here everything else happens, too.
+            (At::Window { outside: Outside::Least, .. }, DType::F32) => {
+                let least = self.builder.f32(-STORED);
+                (self.builder.fmax(least, expr), STORED)
+            }
+            _ => (expr, STORED),
+        };
         let level = match at {
             At::Element
             | At::Transposed
@@ -555,7 +703,7 @@ impl Body {
             At::Row | At::RowSample(_) => Level::Row,
             At::Scalar => Level::Kernel,
         };
-        let known = Known { expr, level, accumulated: false, bound: STORED };
+        let known = Known { expr, level, accumulated: false, bound };
         match generator.program.buffers[buffer].dtype {
             DType::F32 => self.floats.push(known),
             _ => self.ints.push(known),
@@ -747,8 +895,13 @@ impl Body {
             let dtypes = [DType::I8, DType::I8, DType::I16, DType::I32, DType::F32, DType::F32];
             let dtype = dtype.unwrap_or_else(|| generator.rng.pick(&dtypes));
             let operand = dtype == DType::I8 && generator.rng.chance(1, 2);
-            let non_negative = operand && generator.rng.chance(1, 3);
-            generator.fresh(dtype, shape, Promise { operand, non_negative })
+            let promise = Promise { operand, non_negative: operand && generator.rng.chance(1, 3) };
+            let matrix = matches!(at, At::Element | At::Transposed) && dtype != DType::I16;
+            if matrix && generator.rng.chance(1, 3) {
+                generator.image(dtype, shape, promise)
+            } else {
+                generator.fresh(dtype, shape, promise)
+            }
         })
     }
 

@@ -139,6 +139,11 @@ fn generated_programs_cover_the_ir() {
                 seen.extend(stage.reduces.iter().map(|reduce| format!("{:?}", reduce.op)));
             }
             seen.extend(kernel.contraction.map(|c| format!("contraction {:?}", c.non_negative)));
+            seen.extend(
+                kernel.contraction.map(|c| format!("geometry {}", word(format!("{:?}", c.geometry)))),
+            );
+            let dense = |buffer| program.buffers[buffer].dense;
+            seen.extend(kernel.writes().into_iter().any(dense).then(|| "store image".to_string()));
         }
     }
     let mut wanted: Vec<String> = Vec::new();
@@ -148,9 +153,24 @@ fn generated_programs_cover_the_ir() {
     for dtype in ["i8", "i16", "i32", "f32"] {
         wanted.push(format!("store {dtype}"));
     }
-    for at in ["Element", "Transposed", "Sample", "Row", "RowSample", "Column", "Scalar"] {
+    for at in [
+        "Element",
+        "Transposed",
+        "Sample",
+        "Row",
+        "RowSample",
+        "Column",
+        "Scalar",
+        "Window",
+        "Flat",
+        "Planar",
+    ] {
         wanted.push(format!("load {at}"));
     }
+    for geometry in ["Dense", "Convolution", "ConvolutionGrad", "Depthwise", "DepthwiseGrad"] {
+        wanted.push(format!("geometry {geometry}"));
+    }
+    wanted.push("store image".to_string());
     for at in [At::Element, At::Transposed, At::Row, At::Column, At::Scalar] {
         wanted.push(format!("store {at:?}"));
     }

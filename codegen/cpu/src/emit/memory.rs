@@ -12,8 +12,9 @@ use ffc_ir::kernel::{At, Buffer, Expr, Level, Store};
 use ffc_ir::types::DType;
 
 use super::expr::{Block, Point, Row, Valid, Values};
+use super::gather::Sight;
 use super::{Emitter, memory_flags};
-use crate::layout::{column_pitch, padded, row_bytes, vector_pitch};
+use crate::layout::{column_pitch, outside_bits, padded, row_bytes, vector_pitch};
 
 /// A place in memory: `base + offset`.
 #[derive(Clone, Copy)]
@@ -47,7 +48,8 @@ impl Emitter<'_> {
         self.b.ins().isub(base, bytes)
     }
 
-    fn times(&mut self, index: Value, pitch: usize) -> Value {
+    /// `index * pitch`.
+    pub(super) fn times(&mut self, index: Value, pitch: usize) -> Value {
         match pitch {
             1 => index,
             _ if pitch.is_power_of_two() => self.b.ins().ishl_imm_u(index, i64::from(pitch.trailing_zeros())),
@@ -81,13 +83,17 @@ impl Emitter<'_> {
         quotient
     }
 
-    /// Divides a row's number by whatever the loads of these expressions want.
+    /// Computes what the loads of these expressions want to know of a row: quotients of its number, and what it sees.
     pub(super) fn divide_rows(&mut self, exprs: &[Handle<Expr>], row: Row) {
         for &handle in exprs {
-            if let Expr::Load(_, At::Sample(per) | At::RowSample(per)) = self.kernel.exprs[handle]
-                && per != 1
-            {
-                self.quotient(row, per);
+            match self.kernel.exprs[handle] {
+                Expr::Load(_, At::Sample(per) | At::RowSample(per)) if per != 1 => {
+                    self.quotient(row, per);
+                }
+                Expr::Load(_, At::Window { window, tap, .. }) => {
+                    self.look(window, tap, row);
+                }
+                _ => {}
             }
         }
     }
@@ -102,8 +108,17 @@ impl Emitter<'_> {
             At::Row => self.row_address(base, point.row(), 1, element),
             At::Transposed => self.row_address(base, point.row(), 1, buffer.dtype.bytes()),
             At::RowSample(per) => self.row_address(base, point.row(), per, element),
+            At::Flat(columns) => self.row_address(base, point.row(), 1, columns * buffer.dtype.bytes()),
+            At::Window { window, tap, .. } => {
+                let Sight { row: seen, .. } = self.look(window, tap, point.row());
+                Address { base: self.indexed(base, seen, row), offset: 0 }
+            }
+            At::Planar { positions, copies } => {
+                let [sample, position] = self.planar(positions, copies, point.row());
+                let base = self.indexed(base, sample, row);
+                Address { base: self.indexed(base, position, buffer.dtype.bytes()), offset: 0 }
+            }
             At::Column | At::Scalar => Address { base, offset: 0 },
-            At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`check` refuses images"),
         };
         match column_pitch(buffer, at) {
             0 => start,
@@ -129,14 +144,22 @@ impl Emitter<'_> {
         let buffer = self.buffer(handle);
         let address = self.address(handle, at, point);
         let pitch = column_pitch(buffer, at);
-        if pitch == 0 || self.lanes() == 1 {
-            return self.load_one(buffer.dtype, address);
-        }
-        let (valid, neighbours) = (point.block().valid, pitch == buffer.dtype.bytes());
-        if neighbours && (matches!(valid, Valid::All) || padded(buffer, at)) {
-            self.load_block(buffer.dtype, address)
+        let value = if pitch == 0 || self.lanes() == 1 {
+            self.load_one(buffer.dtype, address)
         } else {
-            self.gather(buffer.dtype, address, pitch, valid)
+            let (valid, neighbours) = (point.block().valid, pitch == buffer.dtype.bytes());
+            if neighbours && (matches!(valid, Valid::All) || padded(buffer, at)) {
+                self.load_block(buffer.dtype, address)
+            } else {
+                self.gather(buffer.dtype, address, pitch, valid)
+            }
+        };
+        match at {
+            At::Window { window, tap, outside } => {
+                let there = self.look(window, tap, point.row()).there;
+                self.unless_outside(there, value, outside_bits(buffer.dtype, outside))
+            }
+            _ => value,
         }
     }
 
@@ -151,7 +174,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn load_block(&mut self, dtype: DType, Address { base, offset }: Address) -> Value {
+    pub(super) fn load_block(&mut self, dtype: DType, Address { base, offset }: Address) -> Value {
         let flags = memory_flags();
         match dtype {
             DType::U8 => {

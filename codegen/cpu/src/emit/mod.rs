@@ -4,10 +4,11 @@
 //! once per call, once per row, or for a block of [`Machine::lanes`] neighbouring columns at a time. Every value of the
 //! last kind is one vector (a scalar where the machine has no vectors), so all arithmetic is written once for scalars
 //! and vectors in `expr`, all memory accesses in `memory`, reductions in `reduce`, contractions in `tile`, and `nest`
-//! holds the loops around them.
+//! holds the loops around them. `gather` has what is about images.
 
 mod expr;
 mod flow;
+mod gather;
 mod memory;
 mod nest;
 mod padding;
@@ -19,9 +20,11 @@ use cranelift_codegen::ir::{
     StackSlotKind, Type, UserFuncName, Value, types,
 };
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use ffc_ir::Window;
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{Buffer, Extent, Kernel, Kind, Level, Program};
+use ffc_ir::kernel::{Buffer, Contraction, Extent, Geometry, Kernel, Kind, Level, Program};
 
+use self::gather::{Copies, Sight, Staging};
 use self::tile::Products;
 use crate::check;
 use crate::machine::Machine;
@@ -39,10 +42,18 @@ pub(crate) struct Functions {
 pub(crate) fn functions(machine: &Machine, program: &Program, kernel: &Kernel) -> Result<Functions, String> {
     check::check(program, kernel)?;
     let contraction = match (machine.products, &kernel.contraction) {
-        (Some(products), Some(contraction)) => Some(vex::function(products, program, contraction)?),
+        (Some(products), Some(contraction)) if !is_depthwise(contraction) => {
+            let Staging { pitches, adds, .. } = Staging::new(program, contraction, vex::CHUNK);
+            Some(vex::function(products, program, contraction, pitches, adds)?)
+        }
         _ => None,
     };
     Ok(Functions { kernel: function(machine, program, kernel), contraction })
+}
+
+/// Whether products are not sums along rows.
+fn is_depthwise(contraction: &Contraction) -> bool {
+    matches!(contraction.geometry, Geometry::Depthwise(_) | Geometry::DepthwiseGrad(_))
 }
 
 fn function(machine: &Machine, program: &Program, kernel: &Kernel) -> Function {
@@ -78,8 +89,14 @@ struct Emitter<'a> {
     columns: Size,
     /// Who computes accumulators, unless tiles do.
     products: Option<Products>,
+    /// How operands come to be multiplied, where there is a contraction.
+    staging: Option<Staging>,
+    /// Where they are copied to.
+    copies: Option<Copies>,
     /// Quotients of row numbers that have been computed: dividend, rows ahead of it, divisor.
     quotients: Vec<((Value, usize, usize), Value)>,
+    /// What rows see, as far as it has been computed: row, rows ahead of it, window, tap.
+    sights: Vec<((Value, usize, Window, usize), Sight)>,
 }
 
 /// A size at run time, and at compile time where it is known.
@@ -104,6 +121,8 @@ impl<'a> Emitter<'a> {
         };
         let pointers = load_pointers(&mut b, table, program, kernel);
         let columns = size(&mut b, samples, kernel.columns);
+        let chunk = if machine.products.is_some() { vex::CHUNK } else { nest::CHUNK };
+        let staging = kernel.contraction.as_ref().map(|it| Staging::new(program, it, chunk));
         Self {
             b,
             machine,
@@ -117,7 +136,10 @@ impl<'a> Emitter<'a> {
             end,
             columns,
             products: None,
+            staging,
+            copies: None,
             quotients: Vec::new(),
+            sights: Vec::new(),
         }
     }
 

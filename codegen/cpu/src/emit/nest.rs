@@ -25,11 +25,10 @@ use super::expr::{Block, Point, Row, Valid, Values};
 use super::reduce::{Partial, Partials};
 use crate::layout::row_bytes;
 use crate::plan::{self, Plan};
-use crate::vex;
 
 /// Rows in a chunk: a multiple of every tile's rows, few enough that what a chunk stores stays in a core's cache. Where
 /// `vex` packs columns for each chunk, it says how many are worth that.
-const CHUNK: usize = 48;
+pub(super) const CHUNK: usize = 48;
 
 /// A right operand of at most this many bytes needs no panels.
 const RESIDENT: usize = 1 << 20;
@@ -79,7 +78,12 @@ impl<'a> Emitter<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        if self.machine.products.is_some() { vex::CHUNK } else { CHUNK }
+        self.staging.map_or(CHUNK, |staging| staging.rows)
+    }
+
+    /// Whether accumulators are computed for all rows of a chunk, even if some are left out.
+    fn by_chunks(&self) -> bool {
+        self.staging.is_some_and(|staging| staging.by_chunks(self.kernel))
     }
 
     fn pass(&mut self, stage: &'a Stage) -> Pass<'a> {
@@ -108,7 +112,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// Runs the body if the span is its rows' first one.
-    fn at_first(&mut self, span: Span, body: impl FnOnce(&mut Self)) {
+    pub(super) fn at_first(&mut self, span: Span, body: impl FnOnce(&mut Self)) {
         let zero = self.int(0);
         self.if_equal(span, span.from, zero, body);
     }
@@ -128,9 +132,9 @@ impl<'a> Emitter<'a> {
 
     /// Columns of a panel, where there should be panels.
     fn panel(&self) -> Option<usize> {
-        if self.products.is_some() {
-            let few = self.columns.known.is_some_and(|columns| columns <= vex::SPAN);
-            return (!few).then_some(vex::SPAN);
+        if let (Some(_), Some(staging)) = (self.products, self.staging) {
+            let few = self.columns.known.is_some_and(|columns| columns <= staging.columns);
+            return (!few).then_some(staging.columns);
         }
         let rhs = self.buffer(self.kernel.contraction?.rhs);
         let large = rhs.shape[0].size(rhs.samples) * row_bytes(rhs) > RESIDENT;
@@ -141,13 +145,16 @@ impl<'a> Emitter<'a> {
     fn groups(&mut self, pass: &Pass, values: &Values, to: Value, span: Span) {
         let group =
             |count| move |emitter: &mut Self, row: Value| emitter.group(pass, values, row, count, span);
+        let gated = pass.plan.stage.when.is_some();
+        if !gated || self.by_chunks() {
+            let rows = self.b.ins().isub(to, span.top);
+            self.multiply(span.top, rows, span);
+        }
         // Rows that may be left out are taken one at a time.
-        if pass.plan.stage.when.is_some() {
+        if gated {
             self.steps(span.top, to, 1, group(1));
             return;
         }
-        let rows = self.b.ins().isub(to, span.top);
-        self.multiply(span.top, rows, span);
         let height = self.tile_height();
         let rest = if height == 1 { span.top } else { self.steps(span.top, to, height, group(height)) };
         self.steps(rest, to, 1, group(1));
@@ -170,16 +177,18 @@ impl<'a> Emitter<'a> {
         let row = Row { first, ahead: 0 };
         self.evaluate(&plan.gate, Level::Row, Point { row: Some(row), ..Point::default() }, &mut values);
         let mask = self.operand(when, Level::Row, &values);
-        let known = self.quotients.len();
+        let known = (self.quotients.len(), self.sights.len());
+        let alone = plan.accumulates && !self.by_chunks();
         self.when(mask, |emitter| {
-            if plan.accumulates {
+            if alone {
                 let one = emitter.int(1);
                 emitter.multiply(first, one, span);
             }
             emitter.ungated(pass, &values, first, count, span);
         });
         // What was computed in the branch is not there behind it.
-        self.quotients.truncate(known);
+        self.quotients.truncate(known.0);
+        self.sights.truncate(known.1);
     }
 
     fn ungated(&mut self, pass: &Pass, values: &Values, first: Value, count: usize, span: Span) {

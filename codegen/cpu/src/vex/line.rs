@@ -134,6 +134,11 @@ impl Emitter {
             x86!(self;
                 vextracti128(xmm(four + 1), a, 1);
                 vpaddd(xmm(four), xmm(four), xmm(four + 1));
+            );
+            if self.adds {
+                x86!(self; vpaddd(xmm(four), xmm(four), ptr(rdi + offset(4 * four))));
+            }
+            x86!(self;
                 vmovdqu(ptr(rdi + offset(4 * four)), xmm(four));
             );
         }

@@ -47,7 +47,6 @@ use iced_x86::code_asm::{
     r12, r13, r14, r15, registers, rsp,
 };
 
-use crate::layout::row_bytes;
 use crate::x86::{Code, encoded, x86};
 
 /// Most columns of a call.
@@ -118,7 +117,8 @@ enum Unsigned {
 }
 
 /// The function that computes accumulators of a contraction, by the convention of System V:
-/// `(rows: *i8, how many, columns: *i8, how many, depth, accumulators: *i32)`.
+/// `(rows: *i8, how many, columns: *i8, how many, depth, accumulators: *i32)`. Rows and columns are so many bytes apart;
+/// if it `adds`, sums grow by what accumulators hold.
 ///
 /// # Errors
 /// When rows are too long for the distances in instructions.
@@ -126,14 +126,14 @@ pub(crate) fn function(
     products: Products,
     program: &Program,
     contraction: &Contraction,
+    [rows, columns]: [usize; 2],
+    adds: bool,
 ) -> Result<Code, String> {
-    let pitch = |operand| {
-        let buffer = &program.buffers[operand];
-        let pitch = row_bytes(buffer);
-        let reach = LANES * WIDTH * pitch;
-        let fits = i32::try_from(reach).is_ok();
-        fits.then_some(pitch).ok_or_else(|| format!("the rows of `{}` are too long", buffer.name))
-    };
+    for (operand, pitch) in [(contraction.lhs, rows), (contraction.rhs, columns)] {
+        if i32::try_from(LANES * WIDTH * pitch).is_err() {
+            return Err(format!("the rows of `{}` are too long", program.buffers[operand].name));
+        }
+    }
     let unsigned = match contraction.non_negative {
         Some(Side::Lhs) => Unsigned::Rows,
         Some(Side::Rhs) => Unsigned::Columns,
@@ -143,9 +143,8 @@ pub(crate) fn function(
         Products::Words if unsigned != Unsigned::Shifted => Products::Halves,
         products => products,
     };
-    let (rows, columns) = (pitch(contraction.lhs)?, pitch(contraction.rhs)?);
     let code = encoded(CodeAssembler::new(64));
-    Ok(Emitter { code, products, unsigned, rows, columns }.function())
+    Ok(Emitter { code, products, unsigned, rows, columns, adds }.function())
 }
 
 /// The function under construction.
@@ -157,6 +156,8 @@ struct Emitter {
     rows: usize,
     /// Bytes between columns.
     columns: usize,
+    /// Whether sums grow by what accumulators hold.
+    adds: bool,
 }
 
 impl Emitter {

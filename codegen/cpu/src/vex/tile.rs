@@ -179,11 +179,13 @@ impl Emitter {
         }
     }
 
-    /// Stores the accumulators, with what earlier pieces of the depth have left.
+    /// Stores the accumulators, with what earlier pieces of the depth have left, or callers.
     fn store_tile(&mut self, width: usize) {
         let mut first = self.label();
         let places = (0..HEIGHT * width).map(|sum| (ymm(sum), sum / width * PITCH + sum % width * VECTOR));
-        x86!(self; cmp(qword_ptr(rsp + frame::PIECE), 0); je(first));
+        if !self.adds {
+            x86!(self; cmp(qword_ptr(rsp + frame::PIECE), 0); je(first));
+        }
         for (sum, at) in places.clone() {
             x86!(self; vpaddd(sum, sum, ymmword_ptr(rdi + offset(at))));
         }

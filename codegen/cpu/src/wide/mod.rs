@@ -29,7 +29,7 @@ mod turn;
 mod values;
 
 use ffc_codegen::{Architecture, Target};
-use ffc_ir::kernel::{Kernel, Program};
+use ffc_ir::kernel::{At, Expr, Geometry, Kernel, Program};
 use ffc_runtime::cpu::{AMX, AVX512VNNI, Level};
 
 use crate::x86::Code;
@@ -61,6 +61,16 @@ pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
         Products::Tiles => contract::peak_of_tiles(turns),
         Products::Vectors => contract::peak_of_vectors(turns),
     }
+}
+
+/// Whether kernels of this kind are written here.
+pub(crate) fn takes(program: &Program, kernel: &Kernel) -> bool {
+    let dense = |buffer| program.buffers[buffer].dense;
+    let places =
+        |expr: &Expr| !matches!(expr, Expr::Load(_, At::Flat(_) | At::Window { .. } | At::Planar { .. }));
+    kernel.contraction.is_none_or(|contraction| contraction.geometry == Geometry::Dense)
+        && kernel.exprs.values().all(places)
+        && !kernel.reads().into_iter().chain(kernel.writes()).any(dense)
 }
 
 /// The machine code of a kernel.

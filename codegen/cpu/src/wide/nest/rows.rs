@@ -92,7 +92,9 @@ impl Emitter<'_> {
                 At::RowSample(per) => (vector_pitch(buffer), per),
                 At::Transposed => (buffer.dtype.bytes(), 1),
                 At::Column | At::Scalar => (0, 1),
-                At::Flat(_) | At::Window { .. } | At::Planar { .. } => unreachable!("`check` refuses images"),
+                At::Flat(_) | At::Window { .. } | At::Planar { .. } => {
+                    unreachable!("images are Cranelift's work")
+                }
             };
             let base = self.lead(leads);
             self.pointer(rax, handle);
