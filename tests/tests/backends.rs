@@ -8,6 +8,7 @@ use ffc_compiler::recipe::Precision;
 use ffc_ir::kernel::Program;
 use ffc_ir::module::Module;
 use ffc_runtime::{Cpu, Options, Session};
+use ffc_tests::images;
 use ffc_tests::networks::{self, Case};
 use ffc_tests::session::{Given, Twins, program, program_of, targets, variants};
 
@@ -39,6 +40,18 @@ fn every_network_is_the_same_on_every_target() {
     for case in networks::cases() {
         if case.options.precision == Precision::Int8 {
             let (module, program) = program(&case);
+            check(&module, &program);
+        }
+    }
+}
+
+#[test]
+fn every_network_of_images_is_the_same_on_every_target() {
+    // Every kind of network, and the changes that give kernels other buffers; the others change numbers only.
+    let changes = ["projection u8", "projection momentum", "class-group not normalized"];
+    for case in images::cases() {
+        if changes.iter().any(|change| case.name.ends_with(change)) {
+            let (module, program) = program_of(&case.name, &case.imported, &case.options);
             check(&module, &program);
         }
     }
