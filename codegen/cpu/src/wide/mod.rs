@@ -32,6 +32,7 @@ use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{At, Expr, Geometry, Kernel, Program};
 use ffc_runtime::cpu::{AMX, AVX512VNNI, Level};
 
+use crate::layout::is_padded_operand;
 use crate::x86::Code;
 
 /// Instructions for sums of products.
@@ -63,14 +64,20 @@ pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
     }
 }
 
-/// Whether kernels of this kind are written here.
+/// Whether a kernel is written here. Others are left to Cranelift.
 pub(crate) fn takes(program: &Program, kernel: &Kernel) -> bool {
-    let dense = |buffer| program.buffers[buffer].dense;
     let places =
         |expr: &Expr| !matches!(expr, Expr::Load(_, At::Flat(_) | At::Window { .. } | At::Planar { .. }));
-    kernel.contraction.is_none_or(|contraction| contraction.geometry == Geometry::Dense)
-        && kernel.exprs.values().all(places)
-        && !kernel.reads().into_iter().chain(kernel.writes()).any(dense)
+    let contracts = kernel.contraction.is_none_or(|contraction| {
+        let [lhs, rhs] =
+            [contraction.lhs, contraction.rhs].map(|buffer| is_padded_operand(&program.buffers[buffer]));
+        match contraction.geometry {
+            Geometry::Dense => lhs && rhs,
+            Geometry::Convolution(_) => rhs,
+            _ => false,
+        }
+    });
+    contracts && kernel.exprs.values().all(places)
 }
 
 /// The machine code of a kernel.

@@ -20,6 +20,7 @@
 //! VNNI multiplies unsigned by signed bytes. Where neither operand is known not to be negative, 128 is added to each
 //! packed byte, and accumulators start at -128 times the sum of the streamed vector.
 
+pub(super) mod gather;
 mod pack;
 mod tiles;
 mod vectors;
@@ -101,6 +102,9 @@ pub(super) struct Workspace {
     across: i32,
     /// 16 packed vectors of which some do not exist.
     spare: i32,
+    /// What the chunk's rows see through a window, and the bytes between them.
+    gathered: i32,
+    gathered_pitch: usize,
     /// `-128 * sum` of each streamed vector.
     starts: i32,
     /// Tile configuration.
@@ -151,6 +155,8 @@ impl Emitter<'_> {
             Order::Panel => (depth.min(PIECE) * LANES, LANES * tiles),
             Order::Rows => (depth * LANES, self.chunk.next_multiple_of(LANES)),
         };
+        let seen = gather::seen_rows(contraction, self.buffer(contraction.lhs));
+        let gathered_pitch = gather::pitch(depth);
         let (chunk, across) = (self.chunk.next_multiple_of(LANES), order == Order::Rows);
         let asm = &mut self.asm;
         let work = Workspace {
@@ -164,6 +170,8 @@ impl Emitter<'_> {
             coming: asm.room(8),
             across: asm.room(if across { chunk * tiles * VECTOR } else { 0 }),
             spare: asm.room(LANES * VECTOR),
+            gathered: asm.room(if seen.is_some() { chunk * gathered_pitch } else { 0 }),
+            gathered_pitch,
             starts: asm.room(chunk.max(LANES * tiles) * 4),
             configuration: asm.room(VECTOR),
             depth: asm.room(8),
@@ -188,10 +196,13 @@ impl Emitter<'_> {
 
     /// What all panels of the chunk at hand share.
     pub(super) fn begin_chunk(&mut self, contraction: &Contraction, work: &Workspace) {
+        if let Some(window) = gather::seen_rows(contraction, self.buffer(contraction.lhs)) {
+            self.gather_rows(contraction, work, &window);
+        }
         if work.order == Order::Rows {
             self.pack_rows(contraction, work);
         } else if self.unsigned(contraction, work) == Unsigned::Shifted {
-            let pitch = self.chunk_rows(contraction);
+            let pitch = self.chunk_rows(contraction, work);
             self.starts(work, pitch);
         }
     }
@@ -291,7 +302,7 @@ impl Emitter<'_> {
         start: Start,
         from: Option<AsmRegister64>,
     ) {
-        let (pitch, sums) = (self.chunk_rows(contraction), work.free);
+        let (pitch, sums) = (self.chunk_rows(contraction, work), work.free);
         if let Some(from) = from {
             x86!(self.asm; add(rsi, from));
         }
@@ -376,17 +387,21 @@ impl Emitter<'_> {
     }
 
     /// `rsi` is the chunk's first row of the left operand, `rbx` how many rows there are. The bytes between rows.
-    fn chunk_rows(&mut self, contraction: &Contraction) -> usize {
-        let pitch = row_bytes(self.buffer(contraction.lhs));
+    fn chunk_rows(&mut self, contraction: &Contraction, work: &Workspace) -> usize {
         let (first, end) = (self.slots.chunk, self.slots.chunk_end);
-        self.pointer(rsi, contraction.lhs);
-        x86!(self.asm; mov(rax, qword_ptr(rsp + first)));
-        times(&mut self.asm, rax, pitch);
-        x86!(self.asm;
-            add(rsi, rax);
-            mov(rbx, qword_ptr(rsp + end));
-            sub(rbx, qword_ptr(rsp + first));
-        );
+        let lhs = self.buffer(contraction.lhs);
+        let pitch = if gather::seen_rows(contraction, lhs).is_some() {
+            let gathered = work.gathered;
+            x86!(self.asm; lea(rsi, ptr(rsp + gathered)));
+            work.gathered_pitch
+        } else {
+            self.pointer(rsi, contraction.lhs);
+            x86!(self.asm; mov(rax, qword_ptr(rsp + first)));
+            times(&mut self.asm, rax, row_bytes(lhs));
+            x86!(self.asm; add(rsi, rax));
+            row_bytes(lhs)
+        };
+        x86!(self.asm; mov(rbx, qword_ptr(rsp + end)); sub(rbx, qword_ptr(rsp + first)));
         pitch
     }
 

@@ -55,7 +55,7 @@ impl Emitter<'_> {
 
     /// Packs the rows of the chunk at hand.
     pub(super) fn pack_rows(&mut self, contraction: &Contraction, work: &Workspace) {
-        let pitch = self.chunk_rows(contraction);
+        let pitch = self.chunk_rows(contraction, work);
         let packing = self.packing(contraction, work, pitch);
         let packed = work.packed;
         let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());

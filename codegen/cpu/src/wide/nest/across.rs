@@ -88,11 +88,15 @@ impl Emitter<'_> {
             lea(rsi, ptr(rsp + room));
             mov(rbx, qword_ptr(rsp + chunk_end));
             mov(r8, rbx);
-            cmp(rbx, qword_ptr(rsp + rows));
-            jne(inside);
-            add(r8, padding - 1);
-            and(r8, -padding);
         );
+        if !self.buffer(store.buffer).dense {
+            x86!(self.asm;
+                cmp(rbx, qword_ptr(rsp + rows));
+                jne(inside);
+                add(r8, padding - 1);
+                and(r8, -padding);
+            );
+        }
         self.asm.place(&mut inside);
         x86!(self.asm; sub(rbx, qword_ptr(rsp + chunk)); sub(r8, qword_ptr(rsp + chunk)));
         // Rows of zeros up to there.
