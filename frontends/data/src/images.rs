@@ -216,6 +216,8 @@ struct Decoding<'a, S, C, P> {
     /// The image that decides the shape.
     first: String,
     batch: Vec<Job>,
+    /// Bytes of the files in the batch.
+    bytes: usize,
     pixels: Vec<u8>,
     done: usize,
 }
@@ -234,7 +236,7 @@ where
 {
     fn new(layout: &'a Layout, colour: bool, create: C, put: P, watcher: &'a mut dyn Watcher) -> Self {
         let (first, batch, pixels) = (String::new(), Vec::new(), Vec::new());
-        Self { layout, colour, create, put, watcher, store: None, first, batch, pixels, done: 0 }
+        Self { layout, colour, create, put, watcher, store: None, first, batch, bytes: 0, pixels, done: 0 }
     }
 
     /// The store with all images in it, and their shape.
@@ -254,11 +256,11 @@ where
             return Ok(());
         };
         let bytes = read(&image.name, image.content)?;
+        self.bytes += bytes.len();
         self.batch.push(Job { place, name: image.name, bytes });
-        let files: usize = self.batch.iter().map(|job| job.bytes.len()).sum();
         let decoded = |shape: [usize; 3]| shape.iter().product::<usize>() * (self.batch.len() + 1);
         // The first image alone tells how large the others are.
-        if files >= BATCH || self.store.as_ref().is_none_or(|&(_, shape)| decoded(shape) > BATCH) {
+        if self.bytes >= BATCH || self.store.as_ref().is_none_or(|&(_, shape)| decoded(shape) > BATCH) {
             self.flush()?;
         }
         Ok(())
@@ -285,6 +287,7 @@ where
         }
         self.done += self.batch.len();
         self.batch.clear();
+        self.bytes = 0;
         let [train, test] = self.layout.samples();
         self.watcher.decoded(self.done, train + test);
         Ok(())
