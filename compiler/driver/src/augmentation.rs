@@ -51,8 +51,8 @@ impl Augmentation {
                 "`--{flag}` is for images; a sample of `{path}` is {width} numbers without rows and columns"
             ))
             .with_help(format!(
-                "leave out `--{flag}`, or give images: IDX, or `.npz` arrays `[samples, rows, columns]` or `[samples, \
-                 channels, rows, columns]`"
+                "leave out `--{flag}`, or give images: files, CIFAR, IDX, or `.npz` arrays `[samples, rows, columns]` or \
+                 `[samples, channels, rows, columns]`"
             )));
         };
         let most = rows.min(columns) - 1;

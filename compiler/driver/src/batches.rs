@@ -1,30 +1,32 @@
 //! The batches of a run in their order, each prepared while the one before it trains, where that pays.
 //!
-//! Samples stay where the reader put them, bytes as bytes. An index of them is shuffled in each epoch, and a batch is
+//! Samples stay where the reader put them, bytes as bytes, in memory or in a file. An index of them is shuffled in each epoch, and a batch is
 //! gathered by it: each sample is copied once, to where a step reads it, and changed on the way where the run asks for
 //! it. [`Preparation`] does that, one batch after the other, always the same ones; [`Batches`] hands them out.
 //!
 //! There are two batches, allocated before the first step: one trains, one is ahead of it. A thread fills the latter
 //! under a lock as soon as it has been taken. The caller takes it when it is filled, and otherwise fills its own, which
 //! is all that happens without a thread: which of both does the work is a matter of timing, what they make is not.
-//! Nobody waits but for the lock. A thread that panics poisons it, which the caller sees as an error; a caller that ends,
+//! Nobody waits but for the lock. A thread that cannot read leaves its error and ends; one that panics poisons the lock,
+//! which the caller sees as an error, too; a caller that ends,
 //! whether by return, error or panic, drops [`Batches`], which ends the thread.
 //!
 //! # When a thread pays
 //!
 //! Measured with 784 x 1000 x 1000 x 10, 128 samples a step, on a machine of two cores: of a step of 4 ms, gathering
-//! bytes (100 kB) takes 45 us, shifting and mirroring them as well 130 us, gathering floats (400 kB) 110 us. With a thread
+//! bytes (100 kB) takes 45 us, shifting and mirroring them as well 130 us, gathering floats (400 kB) 110 us; reading an
+//! image from a file that is in the system's cache adds 1 to 2 us, from a disk as long as that takes. With a thread
 //! on an idle core the caller waits 14 us instead of 130; with one on a core that other programs keep busy, 200. So a
 //! thread gains 3 % of a step or loses 2 %, and where only bytes are gathered there is nothing to gain. Hence the rule of
 //! [`beside`]: a core is left over by those that train (a process that is held to one core has none), and there is more
-//! to do than to gather a small batch.
+//! to do than to gather a small batch from memory.
 
 use std::any::Any;
 use std::mem::swap;
 use std::sync::{Condvar, Mutex};
 use std::thread::{self, Builder, ScopedJoinHandle, available_parallelism};
 
-use ffc_data::{Features, Split};
+use ffc_data::{DataError, Features, Rows, Split};
 use ffc_ir::numerics::{self, Number, Scalar, step_key};
 use ffc_runtime::Samples;
 
@@ -34,26 +36,33 @@ use crate::augmentation::Augmenter;
 /// What a step trains on.
 #[derive(Debug)]
 pub struct Batch {
-    features: Features,
+    numbers: Numbers,
     labels: Vec<i32>,
+}
+
+/// The features of a batch.
+#[derive(Debug)]
+enum Numbers {
+    U8(Vec<u8>),
+    F32(Vec<f32>),
 }
 
 impl Batch {
     /// Room for this many samples of a split.
     fn new(split: &Split, samples: usize) -> Self {
         let numbers = samples * split.width();
-        let features = match split.features {
-            Features::U8(_) => Features::U8(Vec::with_capacity(numbers)),
-            Features::F32(_) => Features::F32(Vec::with_capacity(numbers)),
+        let numbers = match split.features {
+            Features::U8(_) => Numbers::U8(Vec::with_capacity(numbers)),
+            Features::F32(_) => Numbers::F32(Vec::with_capacity(numbers)),
         };
-        Self { features, labels: Vec::with_capacity(samples) }
+        Self { numbers, labels: Vec::with_capacity(samples) }
     }
 
     /// The samples.
     pub fn samples(&self) -> Samples<'_> {
-        match &self.features {
-            Features::U8(numbers) => Samples::U8(numbers),
-            Features::F32(numbers) => Samples::F32(numbers),
+        match &self.numbers {
+            Numbers::U8(numbers) => Samples::U8(numbers),
+            Numbers::F32(numbers) => Samples::F32(numbers),
         }
     }
 
@@ -75,6 +84,8 @@ pub struct Preparation<'a> {
     visited: usize,
     /// The order in which it visits all of them.
     order: Vec<u32>,
+    /// A sample that was read from a file.
+    sample: Vec<u8>,
 }
 
 impl<'a> Preparation<'a> {
@@ -86,7 +97,8 @@ impl<'a> Preparation<'a> {
         augmenter: Option<Augmenter>,
         epoch: usize,
     ) -> Self {
-        Self { split, batch, seed, augmenter, epoch, visited: 0, order: Vec::with_capacity(split.len()) }
+        let (order, sample) = (Vec::with_capacity(split.len()), Vec::new());
+        Self { split, batch, seed, augmenter, epoch, visited: 0, order, sample }
     }
 
     /// A batch without samples and with room for all that it will hold.
@@ -95,7 +107,7 @@ impl<'a> Preparation<'a> {
     }
 
     /// Fills in the next batch.
-    fn fill(&mut self, batch: &mut Batch) {
+    fn fill(&mut self, batch: &mut Batch) -> Result<(), DataError> {
         if self.visited == 0 {
             shuffle(self.seed, self.epoch, self.split.len(), &mut self.order);
         }
@@ -103,27 +115,34 @@ impl<'a> Preparation<'a> {
         let rows = &self.order[self.visited..end];
         batch.labels.clear();
         batch.labels.extend(rows.iter().map(|&row| i32::from(self.split.labels[row as usize])));
-        match (&self.split.features, &mut batch.features) {
-            (Features::U8(from), Features::U8(to)) => self.gather(rows, from, to),
-            (Features::F32(from), Features::F32(to)) => self.gather(rows, from, to),
-            _ => unreachable!("a batch is made for its split"),
+        let (width, epoch) = (self.split.width(), self.epoch);
+        match &mut batch.numbers {
+            Numbers::U8(to) => to.resize(rows.len() * width, 0),
+            Numbers::F32(to) => to.resize(rows.len() * width, 0.0),
+        }
+        for (place, &row) in rows.iter().enumerate() {
+            let (place, sample) = (place * width..(place + 1) * width, row as usize);
+            match (self.split.rows(sample..sample + 1, &mut self.sample)?, &mut batch.numbers) {
+                (Rows::U8(from), Numbers::U8(to)) => copy(&self.augmenter, epoch, row, from, &mut to[place]),
+                (Rows::F32(from), Numbers::F32(to)) => {
+                    copy(&self.augmenter, epoch, row, from, &mut to[place])
+                }
+                _ => unreachable!("a batch is made for its split"),
+            }
         }
         self.visited = end;
         if end == self.order.len() {
             (self.epoch, self.visited) = (self.epoch + 1, 0);
         }
+        Ok(())
     }
+}
 
-    fn gather<T: Copy + Default>(&self, rows: &[u32], from: &[T], to: &mut Vec<T>) {
-        let width = self.split.width();
-        to.resize(rows.len() * width, T::default());
-        for (&row, to) in rows.iter().zip(to.chunks_exact_mut(width)) {
-            let from = &from[row as usize * width..][..width];
-            match &self.augmenter {
-                None => to.copy_from_slice(from),
-                Some(augmenter) => augmenter.copy(self.epoch, row, from, to),
-            }
-        }
+/// Copies a sample to its place in a batch, changed where the run asks for it.
+fn copy<T: Copy + Default>(augmenter: &Option<Augmenter>, epoch: usize, row: u32, from: &[T], to: &mut [T]) {
+    match augmenter {
+        None => to.copy_from_slice(from),
+        Some(augmenter) => augmenter.copy(epoch, row, from, to),
     }
 }
 
@@ -143,7 +162,8 @@ fn shuffle(seed: u64, epoch: usize, count: usize, order: &mut Vec<u32>) {
 const LARGE: usize = 256 << 10;
 
 /// Whether a thread of its own should prepare batches for as many `threads` as train: it needs a core that they leave
-/// over, and has enough to do where samples are changed or batches are large. The results do not depend on it.
+/// over, and has enough to do where samples are changed or read from a file, or batches are large. The results do not
+/// depend on it.
 pub fn beside(threads: usize, split: &Split, batch: usize, augmented: bool) -> bool {
     let number = match split.features {
         Features::U8(_) => size_of::<u8>(),
@@ -151,7 +171,7 @@ pub fn beside(threads: usize, split: &Split, batch: usize, augmented: bool) -> b
     };
     let bytes = batch.min(split.len()) * split.width() * number;
     let left_over = available_parallelism().is_ok_and(|cores| cores.get() > threads);
-    left_over && (augmented || bytes >= LARGE)
+    left_over && (augmented || bytes >= LARGE || split.features.is_streamed())
 }
 
 /// Hands out batches.
@@ -172,6 +192,8 @@ struct Ahead<'a> {
     preparation: Preparation<'a>,
     batch: Batch,
     filled: bool,
+    /// Why the thread could not fill it.
+    failed: Option<DataError>,
     over: bool,
 }
 
@@ -179,15 +201,18 @@ impl Batches<'_> {
     /// The next batch.
     ///
     /// # Errors
-    /// When the thread that prepares batches panicked.
+    /// When samples cannot be read, or the thread that prepares batches panicked.
     pub fn next_batch(&mut self) -> Result<&Batch, Failure> {
         let ahead = self.shared.ahead.lock();
         let mut ahead = ahead.map_err(|_| Failure::new("the thread that prepares batches panicked"))?;
+        if let Some(error) = ahead.failed.take() {
+            return Err(error.into());
+        }
         if ahead.filled {
             swap(&mut ahead.batch, &mut self.current);
             ahead.filled = false;
         } else {
-            ahead.preparation.fill(&mut self.current);
+            ahead.preparation.fill(&mut self.current)?;
         }
         drop(ahead);
         self.shared.taken.notify_one();
@@ -215,8 +240,11 @@ impl Shared<'_> {
             if ahead.over {
                 return;
             }
-            let Ahead { preparation, batch, filled, .. } = &mut *ahead;
-            preparation.fill(batch);
+            let Ahead { preparation, batch, filled, failed, .. } = &mut *ahead;
+            if let Err(error) = preparation.fill(batch) {
+                *failed = Some(error);
+                return;
+            }
             *filled = true;
             guard = ahead;
         }
@@ -234,7 +262,7 @@ pub fn prepared<R>(
     train: impl FnOnce(&mut Batches<'_>) -> Result<R, Failure>,
 ) -> Result<R, Failure> {
     let [current, batch] = [preparation.empty(), preparation.empty()];
-    let ahead = Mutex::new(Ahead { preparation, batch, filled: false, over: false });
+    let ahead = Mutex::new(Ahead { preparation, batch, filled: false, failed: None, over: false });
     let shared = Shared { ahead, taken: Condvar::new() };
     thread::scope(|scope| {
         let mut batches = Batches { shared: &shared, current };

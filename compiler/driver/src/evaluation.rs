@@ -1,9 +1,9 @@
 //! How many samples are predicted right.
 
-use ffc_data::{Features, Split};
-use ffc_runtime::Samples;
+use ffc_data::Split;
 
 use crate::Failure;
+use crate::data::samples;
 use crate::trainer::Trainer;
 
 /// Scores `[samples, classes]` of a split, `batch` samples at a time. They do not depend on `batch`: every sample is
@@ -18,14 +18,10 @@ pub fn scores(
     batch: usize,
 ) -> Result<Vec<f32>, Failure> {
     let mut scores = vec![0.0; split.len() * classes];
-    let width = split.width();
+    let mut buffer = Vec::new();
     for start in (0..split.len()).step_by(batch.max(1)) {
         let end = (start + batch.max(1)).min(split.len());
-        let range = start * width..end * width;
-        let samples = match &split.features {
-            Features::U8(data) => Samples::U8(&data[range]),
-            Features::F32(data) => Samples::F32(&data[range]),
-        };
+        let samples = samples(split, start..end, &mut buffer)?;
         trainer.infer(samples, end - start, &mut scores[start * classes..end * classes])?;
     }
     Ok(scores)

@@ -1,6 +1,6 @@
 //! A training run put together: source, options, data, program, trainer.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ffc_compiler::recipe::{Options, Precision};
 use ffc_data::{Dataset, LoadOptions};
@@ -9,6 +9,7 @@ use ffc_runtime::checkpoint;
 use crate::augmentation::Augmentation;
 use crate::batches;
 use crate::compile::{Compiled, compile};
+use crate::data;
 use crate::description::{self, Description};
 use crate::initial::Init;
 use crate::options::TrainingArgs;
@@ -52,27 +53,6 @@ pub struct Setting {
     pub threads: usize,
     /// Go on from this checkpoint.
     pub resume: Option<PathBuf>,
-}
-
-/// Loads a data set and checks it against a network.
-///
-/// # Errors
-/// When it cannot be read or does not fit.
-pub fn load_data(path: &Path, load: &LoadOptions, network: &Network) -> Result<Dataset, Failure> {
-    let data = ffc_data::load(path, load)?;
-    let (given, wanted) = (data.train.width(), network.module.features);
-    if given != wanted {
-        let shape: Vec<_> = data.shape.iter().map(ToString::to_string).collect();
-        return Err(Failure::new(format!(
-            "a sample of `{}` has {given} numbers ({}), the network's input `{}` wants {wanted}",
-            path.display(),
-            shape.join("x"),
-            network.interface.input,
-        ))
-        .with_help("use data of the network's input size, or a network of the data's"));
-    }
-    data.check_labels(network.module.classes)?;
-    Ok(data)
 }
 
 /// The options of a run without preprocessing, its schedule and where weights start.
@@ -138,7 +118,8 @@ pub fn prepare(
         // The file's weights would only take room beside the data.
         source.network.weights = Vec::new();
     }
-    let data = load_data(&setting.data, &setting.load, &source.network)?;
+    let data = data::load(&setting.data, &setting.load, &source.network)?;
+    data::check_classes(&description.class_names, &data, &setting.data)?;
     description.class_names.clone_from(&data.class_names);
     if source.description.is_none() {
         description.options.preprocessing = preprocessing::find(args, &source.network.interface, &data)?;

@@ -6,6 +6,7 @@ pub mod augmentation;
 pub mod batches;
 pub mod commands;
 pub mod compile;
+pub mod data;
 pub mod description;
 pub mod dot;
 pub mod evaluation;

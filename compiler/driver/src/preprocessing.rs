@@ -34,7 +34,7 @@ pub fn find(args: &TrainingArgs, interface: &Interface, data: &Dataset) -> Resul
     let (mean, std) = match (mean, std) {
         (Some(mean), Some(std)) => (mean, std),
         (mean, std) => {
-            let found = data.statistics(scale);
+            let found = data.statistics(scale)?;
             (mean.unwrap_or(found.mean), std.unwrap_or(found.std))
         }
     };

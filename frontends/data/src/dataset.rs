@@ -1,6 +1,7 @@
-//! The data set in memory: two splits of samples with one class each.
+//! The data set: two splits of samples with one class each.
 //!
-//! A split is two flat arrays, features and labels, so that a batch is gathered by copying rows.
+//! A split is two flat arrays, features and labels, so that a batch is gathered by copying rows. 8-bit features may lie
+//! in a file ([`Pixels`]); everything else is in memory.
 //! [`Dataset::new`] is the one place that checks the invariants:
 //!
 //! - every split has at least one sample, and as many labels as samples;
@@ -9,8 +10,10 @@
 //! - every label is below `classes`, and every class has a name.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::error::{DataError, Position, escape};
+use crate::pixels::Pixels;
 
 /// The largest number of classes: labels are 16 bits wide.
 pub const MAX_CLASSES: usize = 1 << 16;
@@ -37,7 +40,7 @@ impl fmt::Display for SplitName {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Features {
     /// 8-bit images.
-    U8(Vec<u8>),
+    U8(Pixels),
     /// Anything else.
     F32(Vec<f32>),
 }
@@ -49,6 +52,20 @@ impl Features {
             Features::U8(values) => values.len(),
             Features::F32(values) => values.len(),
         }
+    }
+
+    /// Bytes of the values that are in memory.
+    pub fn bytes_in_memory(&self) -> usize {
+        match self {
+            Features::U8(Pixels::Memory(values)) => values.len(),
+            Features::U8(Pixels::Files(_)) => 0,
+            Features::F32(values) => size_of_val(values.as_slice()),
+        }
+    }
+
+    /// Whether values are read from files whenever they are wanted.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self, Features::U8(Pixels::Files(_)))
     }
 
     /// Whether there are no values.
@@ -65,9 +82,9 @@ impl Features {
     }
 }
 
-/// The features of one sample.
+/// The features of some samples, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Row<'a> {
+pub enum Rows<'a> {
     /// Of a split of [`Features::U8`].
     U8(&'a [u8]),
     /// Of a split of [`Features::F32`].
@@ -99,18 +116,22 @@ impl Split {
         self.features.len().checked_div(self.len()).unwrap_or(0)
     }
 
-    /// The features of sample `i`.
+    /// The features of the samples in `range`; those that are in a file are read into `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pixels::read`].
     ///
     /// # Panics
     ///
-    /// If `i` is not below [`len`](Self::len), as indexing does.
-    pub fn row(&self, i: usize) -> Row<'_> {
+    /// If the range is not within [`len`](Self::len), as slicing does.
+    pub fn rows<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> Result<Rows<'a>, DataError> {
         let width = self.width();
-        let range = i * width..(i + 1) * width;
-        match &self.features {
-            Features::U8(values) => Row::U8(&values[range]),
-            Features::F32(values) => Row::F32(&values[range]),
-        }
+        let range = range.start * width..range.end * width;
+        Ok(match &self.features {
+            Features::U8(values) => Rows::U8(values.read(range, buffer)?),
+            Features::F32(values) => Rows::F32(&values[range]),
+        })
     }
 }
 
@@ -122,7 +143,7 @@ pub struct Dataset {
     pub train: Split,
     /// What its accuracy is measured on.
     pub test: Split,
-    /// Number of classes: one more than the largest label of the whole file.
+    /// Number of classes: as many as have names, else one more than the largest label of the whole file.
     pub classes: usize,
     /// The name of each class; its number where the file has no names.
     pub class_names: Vec<String>,
@@ -243,7 +264,7 @@ mod tests {
     #[test]
     fn every_invariant_is_checked() {
         let good = || floats(&[1.0, 2.0, 3.0, 4.0], &[0, 1]);
-        let bytes = Split { features: Features::U8(vec![1, 2]), labels: vec![0] };
+        let bytes = Split { features: Features::U8(vec![1, 2].into()), labels: vec![0] };
         let names = vec!["a".to_owned(), "b".to_owned()];
         assert!(Dataset::new(good(), good(), names, vec![2]).is_ok());
 
@@ -280,7 +301,8 @@ mod tests {
     fn rows_are_slices_of_the_features() {
         let split = floats(&[1.0, 2.0, 3.0, 4.0], &[0, 1]);
         assert_eq!((split.len(), split.width()), (2, 2));
-        assert_eq!(split.row(1), Row::F32(&[3.0, 4.0]));
+        assert_eq!(split.rows(1..2, &mut Vec::new()).unwrap(), Rows::F32(&[3.0, 4.0]));
+        assert_eq!(split.rows(0..2, &mut Vec::new()).unwrap(), Rows::F32(&[1.0, 2.0, 3.0, 4.0]));
         assert_eq!(floats(&[], &[]).width(), 0);
     }
 }

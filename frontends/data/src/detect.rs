@@ -1,18 +1,21 @@
 //! Which format lies at a path.
 //!
-//! A file is recognised by its extension, a folder by the names in it. What is of a known format
-//! without a reader is told apart from what is unknown.
+//! A file is recognised by its extension, a folder by the names in it.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::cifar::{self, Batches};
 use crate::error::DataError;
 use crate::idx::{Files, SplitFiles};
 
 /// A recognised format.
 pub(crate) enum Format {
     Idx(Files),
+    Cifar(&'static Batches),
+    Folder,
+    Tar,
     Npz,
     Table,
     Tables { train: PathBuf, test: PathBuf },
@@ -31,7 +34,7 @@ pub(crate) fn format(path: &Path) -> Result<Format, DataError> {
 fn file(path: &Path) -> Result<Format, DataError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let ends_with = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-    let not_yet = |format| Err(DataError::NotSupportedYet { path: path.to_owned(), format });
+    let one_of = |reason: &str, help| Err(DataError::unsuitable(&path.display().to_string(), reason, help));
     if ends_with(&[".npz"]) {
         return Ok(Format::Npz);
     }
@@ -39,17 +42,13 @@ fn file(path: &Path) -> Result<Format, DataError> {
         return Ok(Format::Table);
     }
     if ends_with(&[".tar", ".tar.gz", ".tgz"]) {
-        return not_yet("a tar archive");
+        return Ok(Format::Tar);
     }
     if ends_with(&[".bin"]) {
-        return not_yet("a CIFAR binary batch");
+        return one_of("is one of the files of a CIFAR data set", "give the folder that holds all of them");
     }
     if ends_with(&["-ubyte", "-ubyte.gz"]) {
-        return Err(DataError::Unsuitable {
-            file: path.display().to_string(),
-            reason: "is one of the four IDX files of a data set".to_owned(),
-            help: "give the folder that holds all four",
-        });
+        return one_of("is one of the four IDX files of a data set", "give the folder that holds all four");
     }
     let found = match path.extension() {
         Some(extension) => format!("a file with extension '{}'", extension.display()),
@@ -69,16 +68,17 @@ fn folder(path: &Path) -> Result<Format, DataError> {
         (false, true) => return Err(incomplete(path, "'test.csv'", "'train.csv'")),
         (false, false) => {}
     }
-    let not_yet = |format| Err(DataError::NotSupportedYet { path: path.to_owned(), format });
-    if path.join("data_batch_1.bin").exists() || path.join("test_batch.bin").exists() {
-        return not_yet("CIFAR binary batches");
+    if let Some(batches) = cifar::ALL.iter().find(|batches| batches.any_in(path)) {
+        return Ok(Format::Cifar(batches));
     }
-    if path.join("train").is_dir() {
-        return not_yet("a folder of images");
+    if path.join("train").is_dir() || path.join("test").is_dir() {
+        return Ok(Format::Folder);
     }
     Err(DataError::Unrecognized {
         path: path.to_owned(),
-        found: "a folder with neither IDX files nor train.csv and test.csv".to_owned(),
+        found: "a folder without IDX files, CIFAR batches, train.csv and test.csv, or folders of images 'train' and \
+                'test'"
+            .to_owned(),
     })
 }
 

@@ -13,8 +13,10 @@ use crate::dataset::{MAX_CLASSES, SplitName};
 /// What [`load`](crate::load) accepts, for the `help` of an unknown format.
 const ACCEPTED: &str = "accepted: a folder with IDX files (train-images-idx3-ubyte[.gz], \
     train-labels-idx1-ubyte[.gz], t10k-images-idx3-ubyte[.gz], t10k-labels-idx1-ubyte[.gz]); \
-    an .npz file with x_train, y_train, x_test and y_test; a .csv file with a 'label' column; \
-    a folder with train.csv and test.csv";
+    a folder with CIFAR's binary batches (data_batch_1.bin, ..., test_batch.bin); a folder, .tar \
+    or .tar.gz with images as train/<class>/*.png or *.jpg and test/<class>/...; an .npz file with \
+    x_train, y_train, x_test and y_test; a .csv file with a 'label' column; a folder with \
+    train.csv and test.csv";
 
 /// Where in a file a value stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +60,6 @@ pub enum DataError {
         path: PathBuf,
         /// What was found there.
         found: String,
-    },
-    /// The format is known, but no reader for it exists yet.
-    NotSupportedYet {
-        /// The path that was asked for.
-        path: PathBuf,
-        /// The format.
-        format: &'static str,
     },
     /// A part of the data set is missing: a file of a folder, an array of an archive.
     Incomplete {
@@ -185,9 +180,7 @@ impl DataError {
     /// What to do about it, where there is something to do.
     pub fn help(&self) -> Option<&'static str> {
         match self {
-            Self::NotFound { .. } | Self::Unrecognized { .. } | Self::NotSupportedYet { .. } => {
-                Some(ACCEPTED)
-            }
+            Self::NotFound { .. } | Self::Unrecognized { .. } => Some(ACCEPTED),
             Self::Incomplete { .. } => Some("put every part of the data set beside the others"),
             Self::Unsuitable { help, .. } | Self::BadValue { help, .. } => Some(help),
             Self::Malformed { .. } | Self::Truncated { .. } | Self::TrailingBytes { .. } => {
@@ -236,9 +229,6 @@ impl fmt::Display for DataError {
             Self::Io { file, error } => write!(f, "'{file}' cannot be read: {error}"),
             Self::Unrecognized { path, found } => {
                 write!(f, "'{}' is no data set that ffc knows: {found}", path.display())
-            }
-            Self::NotSupportedYet { path, format } => {
-                write!(f, "'{}' holds {format}, not supported yet", path.display())
             }
             Self::Incomplete { file, present, missing } => {
                 write!(f, "'{file}' lacks {missing}; it has {present}")

@@ -5,22 +5,22 @@
 //! ```
 //!
 //! Dimensions are 32-bit big-endian. `08` is the type, unsigned byte, the only one that images and
-//! labels have. Whether a file is compressed is seen from its first bytes, not from its name:
-//! downloads are often decompressed on the way and keep their name.
+//! labels have. The images of a large data set stay in their files where those are not compressed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::PathBuf;
-
-use flate2::bufread::MultiGzDecoder;
+use std::sync::Arc;
 
 use crate::LoadOptions;
 use crate::dataset::{Dataset, Features, Split, SplitName, sample_size};
 use crate::error::DataError;
 use crate::labels::{self, Labels};
-use crate::source::{Source, Storage, Stream};
+use crate::pixels::{FilePixels, Part, Pixels};
+use crate::source::{Source, Storage, Stream, decoded};
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// Bytes before the pixels.
+const IMAGES_HEADER: u64 = 16;
 const IMAGES_MAGIC: [u8; 4] = [0, 0, 8, 3];
 const LABELS_MAGIC: [u8; 4] = [0, 0, 8, 1];
 
@@ -44,8 +44,12 @@ pub(crate) fn load(files: &Files, options: &LoadOptions) -> Result<Dataset, Data
     let test_labels = read_labels(&files.test, SplitName::Test)?;
     let names = labels::numbered(&train_labels, &test_labels);
 
-    let (train_shape, train) = images(Source::open(&files.train.images)?, train_labels)?;
-    let (test_shape, test) = images(Source::open(&files.test.images)?, test_labels)?;
+    let sources = [Source::open(&files.train.images)?, Source::open(&files.test.images)?];
+    // Of compressed files this is a lower bound, and they are held in memory in any case.
+    let stay = sources.iter().map(|source| source.size).sum::<u64>() > options.in_memory;
+    let [train, test] = sources;
+    let (train_shape, train) = split(train, train_labels, stay)?;
+    let (test_shape, test) = split(test, test_labels, stay)?;
     if train_shape != test_shape {
         return Err(DataError::SplitsDiffer {
             file: files.train.images.display().to_string(),
@@ -58,7 +62,7 @@ pub(crate) fn load(files: &Files, options: &LoadOptions) -> Result<Dataset, Data
 
 /// Reads a file of labels.
 pub(crate) fn labels<R: Read>(source: Source<R>, limit: Option<usize>) -> Result<Labels, DataError> {
-    let mut stream = open(source)?;
+    let (mut stream, _) = open(source)?;
     magic(&mut stream, LABELS_MAGIC, "labels")?;
     let samples = dimension(&mut stream)?;
     let values = stream.elements(samples, 1, |_, byte| Ok(u16::from(byte[0])))?;
@@ -66,12 +70,41 @@ pub(crate) fn labels<R: Read>(source: Source<R>, limit: Option<usize>) -> Result
     Ok(Labels::new(values, limit))
 }
 
-/// Reads a file of images, as many as there are labels; returns their shape, `[1, H, W]`, too.
+/// Reads a file of images, as many as there are labels; returns their shape, `[1, H, W]`, too. Where they `stay`, they
+/// are left in the file, if that is not compressed.
+fn split(source: Source<File>, labels: Labels, stay: bool) -> Result<([usize; 3], Split), DataError> {
+    let file = Arc::new(source.reader);
+    let (name, size) = (source.name.clone(), source.size);
+    let (mut stream, storage) = open(Source { reader: &*file, name: source.name, size })?;
+    let (shape, bytes) = header(&mut stream, &labels)?;
+    if !stay || storage == Storage::Deflated {
+        return pixels(stream, shape, bytes, labels);
+    }
+    let (promised, found) = (bytes as u64, size.saturating_sub(IMAGES_HEADER));
+    let whole = labels.values.len() == labels.total;
+    match promised {
+        promised if promised > found => Err(DataError::Truncated { file: name, promised, found }),
+        promised if whole && promised < found => Err(DataError::TrailingBytes { file: name, promised }),
+        _ => {
+            let part = Part::whole(&file, &name, IMAGES_HEADER, bytes);
+            let features = Features::U8(Pixels::Files(FilePixels::new(vec![part])));
+            Ok((shape, Split { features, labels: labels.values }))
+        }
+    }
+}
+
+/// Reads a file of images into memory, as many as there are labels; returns their shape, `[1, H, W]`, too.
 pub(crate) fn images<R: Read>(source: Source<R>, labels: Labels) -> Result<([usize; 3], Split), DataError> {
-    let mut stream = open(source)?;
-    magic(&mut stream, IMAGES_MAGIC, "images")?;
-    let samples = dimension(&mut stream)?;
-    let shape = [1, dimension(&mut stream)?, dimension(&mut stream)?];
+    let (mut stream, _) = open(source)?;
+    let (shape, bytes) = header(&mut stream, &labels)?;
+    pixels(stream, shape, bytes, labels)
+}
+
+/// The shape of an image and the number of bytes that the images with these labels have.
+fn header<R: Read>(stream: &mut Stream<R>, labels: &Labels) -> Result<([usize; 3], usize), DataError> {
+    magic(stream, IMAGES_MAGIC, "images")?;
+    let samples = dimension(stream)?;
+    let shape = [1, dimension(stream)?, dimension(stream)?];
     if samples != labels.total {
         return Err(DataError::LengthMismatch {
             file: stream.name().to_owned(),
@@ -79,27 +112,31 @@ pub(crate) fn images<R: Read>(source: Source<R>, labels: Labels) -> Result<([usi
             labels: labels.total as u64,
         });
     }
-    let Some(bytes) = sample_size(&shape).and_then(|size| size.checked_mul(labels.values.len())) else {
-        return Err(DataError::malformed(stream.name(), "has dimensions that overflow"));
-    };
-    let pixels = stream.bytes(bytes)?;
-    if labels.values.len() == samples {
-        stream.end(bytes)?;
+    match sample_size(&shape).and_then(|size| size.checked_mul(labels.values.len())) {
+        Some(bytes) => Ok((shape, bytes)),
+        None => Err(DataError::malformed(stream.name(), "has dimensions that overflow")),
     }
-    Ok((shape, Split { features: Features::U8(pixels), labels: labels.values }))
 }
 
-/// The decompressed bytes of `source`.
-fn open<'a, R: Read + 'a>(source: Source<R>) -> Result<Stream<Box<dyn Read + 'a>>, DataError> {
-    let Source { name, size, reader } = source;
-    let mut reader = BufReader::new(reader);
-    let start = reader.fill_buf().map_err(|error| DataError::Io { file: name.clone(), error })?;
-    if start.starts_with(&GZIP_MAGIC) {
-        let decoder = MultiGzDecoder::new(reader);
-        Ok(Stream::new(name, Box::new(decoder), size, Storage::Deflated))
-    } else {
-        Ok(Stream::new(name, Box::new(reader), size, Storage::Plain))
+fn pixels<R: Read>(
+    mut stream: Stream<R>,
+    shape: [usize; 3],
+    bytes: usize,
+    labels: Labels,
+) -> Result<([usize; 3], Split), DataError> {
+    let pixels = stream.bytes(bytes)?;
+    if labels.values.len() == labels.total {
+        stream.end(bytes)?;
     }
+    Ok((shape, Split { features: Features::U8(pixels.into()), labels: labels.values }))
+}
+
+/// The decompressed bytes of `source`, and how they are stored.
+fn open<'a, R: Read + 'a>(source: Source<R>) -> Result<(Stream<Box<dyn Read + 'a>>, Storage), DataError> {
+    let Source { name, size, reader } = source;
+    let fail = |error| DataError::Io { file: name.clone(), error };
+    let (reader, storage) = decoded(BufReader::new(reader)).map_err(fail)?;
+    Ok((Stream::new(name, reader, size, storage), storage))
 }
 
 fn magic<R: Read>(stream: &mut Stream<R>, expected: [u8; 4], of: &str) -> Result<(), DataError> {

@@ -222,7 +222,7 @@ fn values<R: Read>(
     width: usize,
 ) -> Result<Features, DataError> {
     if (element.kind, element.width) == (Kind::Unsigned, 1) {
-        return Ok(Features::U8(stream.bytes(count)?));
+        return Ok(Features::U8(stream.bytes(count)?.into()));
     }
     let name = stream.name().to_owned();
     let values = stream.elements(count, element.width, |index, bytes| {

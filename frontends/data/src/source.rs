@@ -7,10 +7,14 @@
 //! asked for: it shows a file longer than promised, and lets a decompressor check its checksum.
 
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek};
+use std::io::{self, BufRead, Cursor, Read, Seek};
 use std::path::Path;
 
+use flate2::bufread::MultiGzDecoder;
+
 use crate::error::DataError;
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// What deflate can make of one byte, at most.
 const DEFLATE_RATIO: u64 = 1032;
@@ -58,8 +62,18 @@ pub(crate) trait Bytes: Read + Seek {}
 
 impl<R: Read + Seek> Bytes for R {}
 
+/// The decompressed bytes of `reader`, and how they were stored. That is seen from the first bytes, not from a name:
+/// downloads are often decompressed on the way and keep their name.
+pub(crate) fn decoded<'a>(mut reader: impl BufRead + 'a) -> io::Result<(Box<dyn Read + 'a>, Storage)> {
+    if reader.fill_buf()?.starts_with(&GZIP_MAGIC) {
+        Ok((Box::new(MultiGzDecoder::new(reader)), Storage::Deflated))
+    } else {
+        Ok((Box::new(reader), Storage::Plain))
+    }
+}
+
 /// How a stream's bytes are stored.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Storage {
     Plain,
     Deflated,

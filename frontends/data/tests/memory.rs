@@ -25,9 +25,13 @@ const OVERHEAD: usize = 512 << 10;
 
 /// Loads the data set at `path`; returns the most memory that took, in bytes, too.
 fn measure(path: &Path) -> (Result<Dataset, DataError>, usize) {
+    measure_with(path, &LoadOptions::default())
+}
+
+fn measure_with(path: &Path, options: &LoadOptions) -> (Result<Dataset, DataError>, usize) {
     ALLOCATOR.reset_peak_usage();
     let before = ALLOCATOR.current_usage();
-    let result = load(path, &LoadOptions::default());
+    let result = load(path, options);
     (result, ALLOCATOR.peak_usage() - before)
 }
 
@@ -83,6 +87,27 @@ fn table(path: &Path) {
     fs::write(path, text).expect("the temporary folder is writable");
 }
 
+/// An archive of 12 images of 1 MiB, so many that they do not fit into what may be held at a time.
+fn archive(path: &Path) {
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, 1024, 1024);
+    encoder.set_color(png::ColorType::Grayscale);
+    let pixels: Vec<u8> = (0..1_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    encoder
+        .write_header()
+        .and_then(|mut writer| writer.write_image_data(&pixels))
+        .expect("a vector takes all");
+    let mut tar = tar::Builder::new(fs::File::create(path).expect("the temporary folder is writable"));
+    for name in
+        (0..10).map(|i| format!("train/a/{i}.png")).chain(["test/a/1.png".into(), "test/a/2.png".into()])
+    {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(png.len() as u64);
+        tar.append_data(&mut header, name, png.as_slice()).expect("the temporary folder is writable");
+    }
+    tar.finish().expect("the temporary folder is writable");
+}
+
 #[test]
 fn loading_takes_the_size_of_the_samples() {
     let folder = tempfile::tempdir().unwrap();
@@ -105,4 +130,23 @@ fn loading_takes_the_size_of_the_samples() {
     let (result, peak) = measure(folder.path());
     assert!(matches!(result, Err(DataError::Truncated { promised: 0x1_0000_0000, .. })));
     assert!(peak < OVERHEAD, "{peak} bytes");
+
+    archive(&file("images.tar"));
+    let (dataset, peak) = measure(&file("images.tar"));
+    let (size, batches) = (12 << 20, 10 << 20);
+    assert_eq!(dataset.expect("the data set is valid").train.features.bytes_in_memory(), 10 << 20);
+    assert!(peak <= size + batches, "{peak} bytes for {size}");
+    // Streamed: however many images there are, two batches of them, and one image on each core.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = LoadOptions { in_memory: 0, cache: Some(file("cache")), ..LoadOptions::default() };
+    let (first, peak) = measure_with(&file("images.tar"), &options);
+    assert!(first.expect("the data set is valid").train.features.is_streamed());
+    assert!(peak <= (9 << 20) + cores * (2 << 20), "{peak} bytes");
+    let (second, peak) = measure_with(&file("images.tar"), &options);
+    let second = second.expect("the data set is valid");
+    assert!(peak <= OVERHEAD, "{peak} bytes");
+    ALLOCATOR.reset_peak_usage();
+    let before = ALLOCATOR.current_usage();
+    second.statistics(1.0).expect("it can be read");
+    assert!(ALLOCATOR.peak_usage() - before <= 2 << 20);
 }

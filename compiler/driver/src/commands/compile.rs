@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use ffc_codegen::{Backend, CodegenError, Target};
 use ffc_compiler::recipe::Precision;
 use ffc_cpu::CpuBackend;
+use ffc_data::LoadOptions;
 use ffc_ir::kernel::Program;
 use ffc_runtime::WEIGHTS_ATTACHMENT;
 use ffc_runtime::artifact::Artifact;
@@ -17,7 +18,7 @@ use crate::initial::initial_values;
 use crate::options::TrainingArgs;
 use crate::preprocessing;
 use crate::source::{Origin, Source};
-use crate::{Failure, dot, files, job, weights};
+use crate::{Failure, data, dot, files, job, weights};
 
 /// Arguments.
 #[derive(Args, Clone, Debug)]
@@ -72,7 +73,8 @@ pub fn run(args: Compile) -> Result<(), Failure> {
             .with_help("leave out `--precision float`, or use `ffc train --precision float`"));
     }
     if let (Some(path), None) = (&args.data, &source.description) {
-        let data = job::load_data(path, &ffc_data::LoadOptions::default(), &source.network)?;
+        let load = LoadOptions { cache: data::cache_folder(), ..LoadOptions::default() };
+        let data = data::load(path, &load, &source.network)?;
         description.options.preprocessing = preprocessing::find(&flags, &source.network.interface, &data)?;
         description.augmentation.of(&data, path, description.seed)?;
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use ffc_compiler::recipe::{Options, Precision, RECIPES};
 use ffc_data::{Dataset, LoadOptions};
-use ffc_runtime::{Samples, checkpoint};
+use ffc_runtime::checkpoint;
 use serde_json::json;
 
 use super::{print_json, print_line};
@@ -15,7 +15,7 @@ use crate::initial::Init;
 use crate::options::{PrecisionChoice, TrainingArgs};
 use crate::source::{self, Origin, Run, Source};
 use crate::trainer::Trainer;
-use crate::{Failure, evaluation, files, job, preprocessing};
+use crate::{Failure, data, evaluation, files, job, preprocessing};
 
 /// Arguments.
 #[derive(Args, Clone, Debug)]
@@ -23,7 +23,7 @@ use crate::{Failure, evaluation, files, job, preprocessing};
 pub struct Eval {
     /// ONNX file, checkpoint folder or `.ffc` artifact
     pub model: PathBuf,
-    /// Data set: IDX folder, `.npz`, `.csv`
+    /// Data set: folder or `.tar` of images by class, CIFAR or IDX folder, `.npz`, `.csv`
     #[arg(long)]
     pub data: PathBuf,
     /// Arithmetic [default: int8]
@@ -58,8 +58,12 @@ pub fn run(args: Eval) -> Result<(), Failure> {
         files::check_writable(path)?;
     }
     let source = Source::open(&args.model)?;
-    let load = LoadOptions { limit_train: None, limit_test: args.limit_test };
-    let data = job::load_data(&args.data, &load, &source.network)?;
+    let cache = data::cache_folder();
+    let load = LoadOptions { limit_test: args.limit_test, cache, ..LoadOptions::default() };
+    let data = data::load(&args.data, &load, &source.network)?;
+    if let Some(description) = &source.description {
+        data::check_classes(&description.class_names, &data, &args.data)?;
+    }
     let precision = args.precision.map_or(Precision::Int8, Into::into);
     let options = options(&source, &data, precision, args.batch_size)?;
     job::check_input(&options, &data)?;
@@ -140,11 +144,8 @@ fn trainer(
 fn calibrated(mut trainer: Trainer, data: &Dataset, options: &Options) -> Result<Trainer, Failure> {
     if let Trainer::Compiled(session) = &mut trainer {
         let count = options.batch.min(data.train.len());
-        let range = 0..count * data.train.width();
-        let samples = match &data.train.features {
-            ffc_data::Features::U8(values) => Samples::U8(&values[range]),
-            ffc_data::Features::F32(values) => Samples::F32(&values[range]),
-        };
+        let mut buffer = Vec::new();
+        let samples = data::samples(&data.train, 0..count, &mut buffer)?;
         let labels: Vec<i32> = data.train.labels[..count].iter().map(|&label| i32::from(label)).collect();
         session.calibrate(samples, &labels)?;
     }

@@ -18,7 +18,7 @@ use crate::options::TrainingArgs;
 use crate::source::Source;
 use crate::trainer::Trainer;
 use crate::training::{self, EpochReport, Observer};
-use crate::{Failure, evaluation, export, files, machine};
+use crate::{Failure, data, evaluation, export, files, machine};
 
 /// Arguments.
 #[derive(Args, Clone, Debug)]
@@ -26,7 +26,7 @@ use crate::{Failure, evaluation, export, files, machine};
 pub struct Train {
     /// ONNX file, checkpoint folder or `.ffc` artifact
     pub model: PathBuf,
-    /// Data set: IDX folder, `.npz`, `.csv`
+    /// Data set: folder or `.tar` of images by class, CIFAR or IDX folder, `.npz`, `.csv`
     #[arg(long)]
     pub data: PathBuf,
     /// Write the trained network here, as ONNX
@@ -82,7 +82,12 @@ pub fn run(args: Train) -> Result<(), Failure> {
     }
     let setting = Setting {
         data: args.data.clone(),
-        load: LoadOptions { limit_train: args.limit_train, limit_test: args.limit_test },
+        load: LoadOptions {
+            limit_train: args.limit_train,
+            limit_test: args.limit_test,
+            cache: data::cache_folder(),
+            ..LoadOptions::default()
+        },
         threads: args.threads,
         resume,
     };
@@ -160,8 +165,13 @@ fn check_limit(job: &Job, limit: Option<u64>) -> Result<(), Failure> {
 fn introduce(job: &Job, data: &Dataset, args: &Train) {
     let options = &job.description.options;
     let preprocessing = &options.preprocessing;
-    let number = |numbers: &[f32]| match numbers {
+    let channels = data.image_shape().map_or(1, |[channels, ..]| channels);
+    let number = |numbers: &[f32]| match per_channel(numbers, channels).as_slice() {
         [one] => format!("{one:.4}"),
+        many if many.len() == channels => {
+            let many: Vec<_> = many.iter().map(|number| format!("{number:.4}")).collect();
+            format!("({})", many.join(", "))
+        }
         many => format!("{} numbers", many.len()),
     };
     say(&format!(
@@ -185,6 +195,15 @@ fn introduce(job: &Job, data: &Dataset, args: &Train) {
     if !job.description.augmentation.is_none() {
         say(&format!("training images are {}", job.description.augmentation));
     }
+}
+
+/// One number a channel, where the numbers of features are no more than that.
+fn per_channel(numbers: &[f32], channels: usize) -> Vec<f32> {
+    let mut planes = numbers.chunks(numbers.len().div_ceil(channels).max(1));
+    if planes.all(|plane| plane.iter().all(|number| *number == plane[0])) {
+        return numbers.iter().copied().step_by(numbers.len().div_ceil(channels).max(1)).collect();
+    }
+    numbers.to_vec()
 }
 
 /// Shows a run and keeps its checkpoint.
@@ -344,14 +363,9 @@ fn summarize(job: &Job, args: &Train, outcome: &Outcome, started: Instant) -> Re
     Ok(())
 }
 
-/// Bytes of the decoded data.
+/// Bytes of the decoded data that are in memory.
 fn data_bytes(data: &Dataset) -> usize {
-    let split = |split: &ffc_data::Split| {
-        let width = match split.features {
-            ffc_data::Features::U8(_) => 1,
-            ffc_data::Features::F32(_) => 4,
-        };
-        split.features.len() * width + split.labels.len() * 2
-    };
+    let split =
+        |split: &ffc_data::Split| split.features.bytes_in_memory() + size_of_val(split.labels.as_slice());
     split(&data.train) + split(&data.test)
 }

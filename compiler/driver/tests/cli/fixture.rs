@@ -53,12 +53,14 @@ impl Run {
 /// See the [module documentation](self).
 pub(crate) struct Fixture {
     folder: TempDir,
+    /// Where decoded images are kept.
+    pub(crate) cache: TempDir,
 }
 
 impl Fixture {
     /// With `net.onnx`, which has two hidden layers, and the folder `data`.
     pub(crate) fn new() -> Self {
-        let fixture = Self { folder: tempfile::tempdir().unwrap() };
+        let fixture = Self { folder: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() };
         std::fs::write(fixture.path("net.onnx"), network(SIDE * SIDE, CLASSES)).unwrap();
         fixture.write_data("data", SIDE, CLASSES);
         fixture
@@ -111,6 +113,7 @@ impl Fixture {
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(FFC);
         command.args(line.split_whitespace()).current_dir(self.folder.path());
+        command.env("FFC_CACHE", self.cache.path());
         command
     }
 

@@ -13,4 +13,5 @@ mod determinism;
 mod errors;
 mod exports;
 mod fixture;
+mod images;
 mod memory;

@@ -84,3 +84,65 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) {
     std::fs::create_dir_all(parent).expect("the temporary folder is writable");
     std::fs::write(path, bytes).expect("the temporary folder is writable");
 }
+
+/// A PNG file of 8-bit samples, or 16-bit ones with `depth` 16.
+pub(crate) fn png(
+    kind: png::ColorType,
+    depth: png::BitDepth,
+    [width, height]: [u32; 2],
+    data: &[u8],
+) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(kind);
+    encoder.set_depth(depth);
+    if kind == png::ColorType::Indexed {
+        encoder.set_palette(vec![10, 20, 30, 40, 50, 60]);
+    }
+    let mut writer = encoder.write_header().expect("a vector takes all");
+    writer.write_image_data(data).expect("the data fills the image");
+    writer.finish().expect("a vector takes all");
+    file
+}
+
+/// A grey PNG file.
+pub(crate) fn grey(size: [u32; 2], pixels: &[u8]) -> Vec<u8> {
+    png(png::ColorType::Grayscale, png::BitDepth::Eight, size, pixels)
+}
+
+/// A PNG file in colour, of red, green, blue, red, ...
+pub(crate) fn colour(size: [u32; 2], pixels: &[u8]) -> Vec<u8> {
+    png(png::ColorType::Rgb, png::BitDepth::Eight, size, pixels)
+}
+
+/// A JPEG file of one colour, or grey where it is one number.
+pub(crate) fn jpeg([width, height]: [u16; 2], colour: &[u8], progressive: bool) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = jpeg_encoder::Encoder::new(&mut file, 100);
+    encoder.set_progressive(progressive);
+    let kind = match colour.len() {
+        1 => jpeg_encoder::ColorType::Luma,
+        3 => jpeg_encoder::ColorType::Rgb,
+        _ => jpeg_encoder::ColorType::Cmyk,
+    };
+    let pixels = colour.repeat(usize::from(width) * usize::from(height));
+    encoder.encode(&pixels, width, height, kind).expect("a vector takes all");
+    file
+}
+
+/// A tar archive of these files, in this order; a name that ends with a slash is a folder.
+pub(crate) fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_entry_type(if name.ends_with('/') {
+            tar::EntryType::Directory
+        } else {
+            tar::EntryType::Regular
+        });
+        archive.append_data(&mut header, name, bytes.as_slice()).expect("a vector takes all");
+    }
+    archive.into_inner().expect("a vector takes all")
+}

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ffc_data::{DataError, LoadOptions, Row, fuzz, load};
+use ffc_data::{DataError, LoadOptions, Rows, fuzz, load};
 
 use super::build::{folder, gzip, idx, write};
-use super::{bytes, load_all, text};
+use super::{bytes, load_all, read, text};
 
 const NAMES: [&str; 4] = [
     "train-images-idx3-ubyte",
@@ -47,8 +47,8 @@ fn images_and_labels_are_read() {
     assert_eq!(dataset.class_names, ["0", "1", "2", "3", "4"]);
     assert_eq!(dataset.train.labels, [1, 0, 4]);
     assert_eq!(bytes(&dataset.train.features), (0..18).collect::<Vec<u8>>());
-    assert_eq!(dataset.train.row(1), Row::U8(&[6, 7, 8, 9, 10, 11]));
-    assert_eq!(dataset.test.row(1), Row::U8(&[106, 107, 108, 109, 110, 111]));
+    assert_eq!(dataset.train.rows(1..2, &mut Vec::new()).unwrap(), Rows::U8(&[6, 7, 8, 9, 10, 11]));
+    assert_eq!(dataset.test.rows(1..2, &mut Vec::new()).unwrap(), Rows::U8(&[106, 107, 108, 109, 110, 111]));
     assert!(dataset.check_labels(5).is_ok());
 }
 
@@ -76,13 +76,13 @@ fn gzip_members_are_read_on() {
 
 #[test]
 fn limits_keep_the_first_samples_and_all_classes() {
-    let options = LoadOptions { limit_train: Some(2), limit_test: Some(9) };
+    let options = LoadOptions { limit_train: Some(2), limit_test: Some(9), ..LoadOptions::default() };
     let dataset = load(valid().path(), &options).unwrap();
     assert_eq!((dataset.train.len(), dataset.test.len(), dataset.classes), (2, 2, 5));
     assert_eq!(bytes(&dataset.train.features), (0..12).collect::<Vec<u8>>());
     assert_eq!(dataset.train.labels, [1, 0]);
 
-    let error = load(valid().path(), &LoadOptions { limit_test: Some(0), ..options }).unwrap_err();
+    let error = load(valid().path(), &LoadOptions { limit_test: Some(0), ..options.clone() }).unwrap_err();
     assert_eq!(error.to_string(), "the test split has no samples");
     assert!(error.help().unwrap().contains("limit"));
 }
@@ -92,7 +92,7 @@ fn labels_beyond_a_model_are_found() {
     let error = load_all(valid().path()).unwrap().check_labels(4).unwrap_err();
     assert_eq!(error.to_string(), "the train split's sample 2 has label 4, but there are 4 classes");
     assert!(error.help().is_some());
-    let options = LoadOptions { limit_train: Some(2), limit_test: None };
+    let options = LoadOptions { limit_train: Some(2), limit_test: None, ..LoadOptions::default() };
     let error = load(valid().path(), &options).unwrap().check_labels(3).unwrap_err();
     assert_eq!(error.to_string(), "the test split's sample 1 has label 3, but there are 3 classes");
 }
@@ -229,8 +229,44 @@ fn the_example_has_the_statistics_of_mnist() {
     let dataset = load_all(&folder).unwrap();
     assert_eq!((dataset.train.len(), dataset.test.len()), (12_000, 2_000));
     assert_eq!((dataset.classes, dataset.shape.as_slice()), (10, &[1, 28, 28][..]));
-    let statistics = dataset.statistics(dataset.default_scale());
+    let statistics = dataset.statistics(dataset.default_scale()).unwrap();
     assert_eq!((statistics.mean.len(), statistics.std.len()), (1, 1));
     assert!((statistics.mean[0] - 0.1307).abs() < 2e-3, "{statistics:?}");
     assert!((statistics.std[0] - 0.3081).abs() < 2e-3, "{statistics:?}");
+}
+
+#[test]
+fn large_files_are_read_where_they_are() {
+    let folder = valid();
+    let streamed = |folder: &Path, limit_train| {
+        load(folder, &LoadOptions { limit_train, in_memory: 20, ..LoadOptions::default() })
+    };
+    let (small, large) = (load_all(folder.path()).unwrap(), streamed(folder.path(), None).unwrap());
+    assert!(large.train.features.is_streamed() && large.test.features.is_streamed());
+    assert_eq!(read(&large.train.features), bytes(&small.train.features));
+    assert_eq!(read(&large.test.features), bytes(&small.test.features));
+    assert_eq!((large.train.labels, large.shape), (small.train.labels, small.shape));
+    let limited = streamed(folder.path(), Some(2)).unwrap();
+    assert_eq!(read(&limited.train.features), (0..12).collect::<Vec<u8>>());
+
+    let [images, ..] = files();
+    let refused = |images: &[u8]| {
+        write(&folder.path().join(NAMES[0]), images);
+        let error = streamed(folder.path(), None).unwrap_err();
+        assert_eq!(error.to_string(), load_all(folder.path()).unwrap_err().to_string());
+        text(&error, folder.path())
+    };
+    let file = "'train-images-idx3-ubyte'";
+    assert_eq!(
+        refused(&images[..images.len() - 1]),
+        format!("{file} is truncated: its header promises 18 bytes, at most 17 are there")
+    );
+    assert_eq!(
+        refused(&[&images[..], &[0]].concat()),
+        format!("{file} goes on after the 18 bytes that its header promises")
+    );
+    refused(&images[..9]);
+    // What is compressed cannot be read in parts.
+    write(&folder.path().join(NAMES[0]), &gzip(&images));
+    assert!(!streamed(folder.path(), None).unwrap().train.features.is_streamed());
 }

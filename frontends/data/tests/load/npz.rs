@@ -67,7 +67,7 @@ fn features_of_every_type() {
         assert_eq!(dataset.train.features, Features::F32(vec![-1.0, 2.0, 3.0]), "{descr}");
     }
     let dataset = with_train(npy("|u1", "(3, 1)", &[1, 2, 3])).unwrap();
-    assert_eq!(dataset.train.features, Features::U8(vec![1, 2, 3]));
+    assert_eq!(dataset.train.features, Features::U8(vec![1, 2, 3].into()));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn limits_keep_the_first_samples() {
     let x = npy("<f4", "(3, 1)", &le(&[1_f32, 2.0, f32::NAN], |x| x.to_le_bytes()));
     let y = npy("|u1", "(3,)", &[1, 0, 9]);
     let file = npz(x.clone(), y.clone(), x, y);
-    let options = LoadOptions { limit_train: Some(1), limit_test: Some(2) };
+    let options = LoadOptions { limit_train: Some(1), limit_test: Some(2), ..LoadOptions::default() };
     let dataset = fuzz::npz(&file, &options).unwrap();
     assert_eq!(floats(&dataset.train.features), [1.0]);
     assert_eq!(floats(&dataset.test.features), [1.0, 2.0]);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use rawzip::CompressionMethod;
 
-use super::build::{gzip, idx, npy, npz, zip};
+use super::build::{colour, grey, gzip, idx, jpeg, npy, npz, tar, zip};
 
 /// One change to a file's bytes.
 #[derive(Clone, Debug)]
@@ -80,7 +80,11 @@ fn mutated(files: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
 
 fn options() -> impl Strategy<Value = LoadOptions> {
     let limit = || proptest::option::of(0..4_usize);
-    (limit(), limit()).prop_map(|(limit_train, limit_test)| LoadOptions { limit_train, limit_test })
+    (limit(), limit()).prop_map(|(limit_train, limit_test)| LoadOptions {
+        limit_train,
+        limit_test,
+        ..LoadOptions::default()
+    })
 }
 
 /// What a caller may rely on: errors that can be shown, data sets whose rows and statistics exist.
@@ -98,13 +102,13 @@ fn check(result: Result<Dataset, DataError>) {
     for split in [&dataset.train, &dataset.test] {
         assert!(!split.is_empty());
         assert_eq!((split.width(), split.features.len()), (width, split.len() * width));
-        split.row(split.len() - 1);
+        split.rows(split.len() - 1..split.len(), &mut Vec::new()).expect("rows can be read");
         if let Features::F32(values) = &split.features {
             assert!(values.iter().all(|value| value.is_finite()));
         }
     }
     dataset.check_labels(dataset.classes).expect("labels are below the classes");
-    let statistics = dataset.statistics(dataset.default_scale());
+    let statistics = dataset.statistics(dataset.default_scale()).expect("rows can be read");
     assert!(statistics.mean.iter().all(|mean| mean.is_finite()));
     assert!(statistics.std.iter().all(|&std| std.is_finite() && std > 0.0));
 }
@@ -136,6 +140,32 @@ fn tables() -> Vec<Vec<u8>> {
         b"a,label,split\n1,cat,train\n2,\"d\"\"og\",test\n-3e2,cat,train\n".to_vec(),
         b"label,x\r\n 0 , 1.5\r\n1,2\r\n".to_vec(),
     ]
+}
+
+/// Images of some 64 pixels, of all kinds that are read.
+fn image_files() -> Vec<Vec<u8>> {
+    let noise: Vec<u8> = (0..192_u32).map(|i| (i * i * 31 / 7) as u8).collect();
+    let mut busy = Vec::new();
+    let encoder = jpeg_encoder::Encoder::new(&mut busy, 60);
+    encoder.encode(&noise, 8, 8, jpeg_encoder::ColorType::Rgb).expect("a vector takes all");
+    vec![
+        grey([8, 8], &noise[..64]),
+        colour([8, 8], &noise),
+        jpeg([9, 7], &[1, 2, 3], false),
+        jpeg([9, 7], &[1, 2, 3], true),
+        jpeg([8, 8], &[99], true),
+        busy,
+    ]
+}
+
+fn archives() -> Vec<Vec<u8>> {
+    let image = grey([2, 1], &[1, 2]);
+    let long = format!("train/a/{}.png", "x".repeat(150));
+    let names =
+        ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "train/", "test/b/", &long];
+    let content = |name: &&str| if name.ends_with('/') { vec![] } else { image.clone() };
+    let members: Vec<_> = names.iter().map(|name| (*name, content(name))).collect();
+    vec![tar(&members), gzip(&tar(&members)), gzip(&tar(&members[..4]))]
 }
 
 proptest! {
@@ -194,5 +224,42 @@ proptest! {
     ) {
         check(fuzz::csv(&train, &options));
         check(fuzz::csv_pair(&train, &test, &options));
+    }
+
+    #[test]
+    fn cifar_survives_edits(bytes in mutated(vec![[&[3][..], &[0; 3072]].concat().repeat(2)])) {
+        if let Ok(labels) = fuzz::cifar(&bytes) {
+            prop_assert_eq!(labels * 3073, bytes.len());
+        }
+    }
+
+    #[test]
+    fn images_survive_any_bytes(bytes in vec(any::<u8>(), 0..256)) {
+        for magic in [&b""[..], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"] {
+            fuzz::image(&[magic, &bytes].concat()).ok();
+        }
+    }
+
+    #[test]
+    fn images_survive_edits(bytes in mutated(image_files())) {
+        if let Ok(pixels) = fuzz::image(&bytes) {
+            prop_assert!(pixels > 0 && pixels <= 3 * 4096 * 4096);
+        }
+    }
+
+    #[test]
+    fn archives_survive_any_bytes(bytes in vec(any::<u8>(), 0..2048), options in options()) {
+        check(fuzz::tar(&bytes, &options));
+        check(fuzz::tar(&gzip(&bytes), &options));
+    }
+
+    #[test]
+    fn archives_survive_edits(bytes in mutated(archives()), options in options()) {
+        check(fuzz::tar(&bytes, &options));
+    }
+
+    #[test]
+    fn headers_of_decoded_images_survive_any_bytes(bytes in vec(any::<u8>(), 0..128)) {
+        prop_assert!(!fuzz::cache_header(&[b"ffcimg\0\x01", bytes.as_slice()].concat()));
     }
 }

@@ -67,7 +67,7 @@ fn two_tables_make_a_data_set() {
     assert_eq!((&dataset.train.labels, &dataset.test.labels), (&vec![0, 2, 0], &vec![1, 0]));
     assert_eq!(floats(&dataset.test.features), [4.0, 5.0]);
 
-    let options = LoadOptions { limit_train: Some(1), limit_test: Some(1) };
+    let options = LoadOptions { limit_train: Some(1), limit_test: Some(1), ..LoadOptions::default() };
     let dataset = load(folder.path(), &options).unwrap();
     assert_eq!((dataset.train.len(), dataset.test.len(), dataset.classes), (1, 1, 3));
 }
@@ -94,7 +94,7 @@ fn two_tables_that_do_not_fit() {
 #[test]
 fn limits_stop_the_parser() {
     let table = b"x,label,split\n1,0,train\n2,1,test\nnot a number,2,train\n";
-    let options = LoadOptions { limit_train: Some(1), limit_test: None };
+    let options = LoadOptions { limit_train: Some(1), limit_test: None, ..LoadOptions::default() };
     let dataset = fuzz::csv(table, &options).unwrap();
     assert_eq!((dataset.train.len(), dataset.test.len(), dataset.classes), (1, 1, 3));
 }
