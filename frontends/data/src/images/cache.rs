@@ -113,7 +113,11 @@ impl Cache {
                 && name.ends_with(".part")
                 && age().is_some_and(|age| age > ABANDONED)
             {
-                fs::remove_file(entry.path())?;
+                match fs::remove_file(entry.path()) {
+                    // Another process was faster.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    result => result?,
+                }
             }
         }
         Ok(())
