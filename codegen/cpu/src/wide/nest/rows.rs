@@ -173,7 +173,11 @@ impl Emitter<'_> {
     fn follow_samples(&mut self, leads: &Leads) {
         for &(base, start, per, step) in &leads.samples {
             let divisor = u32::try_from(per).expect("samples have few rows");
-            x86!(self.asm; mov(eax, r12d); xor(edx, edx); mov(ecx, divisor); div(ecx));
+            x86!(self.asm; mov(eax, r12d));
+            match per.is_power_of_two() {
+                true => x86!(self.asm; shr(eax, per.trailing_zeros())),
+                false => x86!(self.asm; xor(edx, edx); mov(ecx, divisor); div(ecx)),
+            }
             times(&mut self.asm, rax, step);
             x86!(self.asm; add(rax, qword_ptr(rsp + start)));
             self.set(base, rax);
