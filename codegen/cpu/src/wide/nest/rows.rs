@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, Expr, Stage};
+use ffc_ir::kernel::{At, Buffer, Contraction, Expr, Stage};
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
     AsmRegister64, CodeLabel, dword_ptr, eax, ecx, edx, ptr, qword_ptr, r12, r12d, rax, rdx, rsp,
@@ -11,6 +11,7 @@ use iced_x86::code_asm::{
 
 use super::super::asm::{ADDRESSES, Base, offset_of, times, x86};
 use super::super::block::{Block, Source};
+use super::super::contract::{STEP, Workspace};
 use super::super::values::{Evaluation, Lead, Level};
 use super::Emitter;
 use crate::layout::{column_pitch, row_bytes, vector_pitch};
@@ -185,7 +186,13 @@ impl Emitter<'_> {
     }
 
     /// The loop over the chunk's rows by [`TOGETHER`], and by one where fewer are left. Leads do not follow samples.
-    pub(super) fn rows_together(&mut self, leads: &Leads, mut together: Block, mut single: Block) {
+    pub(super) fn rows_together(
+        &mut self,
+        leads: &Leads,
+        mut together: Block,
+        mut single: Block,
+        steps: Option<(&Workspace, Contraction)>,
+    ) {
         let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
         let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
         let ahead = offset_of(TOGETHER);
@@ -194,6 +201,9 @@ impl Emitter<'_> {
         together.settle(&mut self.asm, &still);
         self.asm.place(&mut again);
         x86!(self.asm; lea(rax, ptr(r12 + ahead)); cmp(rax, qword_ptr(rsp + end)); ja(rest));
+        if let Some((panel, contraction)) = steps {
+            self.step_between(panel, &contraction);
+        }
         together.write(&mut self.asm);
         self.advance(leads, TOGETHER);
         x86!(self.asm; jmp(again));
@@ -206,6 +216,17 @@ impl Emitter<'_> {
         self.advance(leads, 1);
         x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(last));
         self.asm.place(&mut done);
+    }
+
+    /// A step of the next panel's contraction, if it is time for one: steps are spread over the rows of a chunk.
+    fn step_between(&mut self, panel: &Workspace, contraction: &Contraction) {
+        let lhs = self.buffer(contraction.lhs);
+        let steps = contraction.depth.size(lhs.samples).div_ceil(STEP).next_power_of_two();
+        let rows = (self.chunk / steps).max(TOGETHER);
+        let mut not_now = self.asm.label();
+        x86!(self.asm; test(r12d, i32::try_from(rows - 1).expect("chunks have few rows")); jnz(not_now));
+        self.step(panel, row_bytes(lhs));
+        self.asm.place(&mut not_now);
     }
 
     /// Moves on by so many rows.
