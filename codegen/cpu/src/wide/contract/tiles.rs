@@ -94,6 +94,11 @@ impl Emitter<'_> {
         for (column, tile) in PACKED.into_iter().enumerate() {
             x86!(self.asm; tileloadd(tile, ptr(rax + rcx + offset_of(column * work.pitch))));
         }
+        // Those of the next step, which come from the second-level cache.
+        for (column, line) in (0..PACKED.len()).flat_map(|column| (0..TILE).map(move |line| (column, line))) {
+            let next = offset_of(column * work.pitch + BLOCK + line * VECTOR);
+            x86!(self.asm; prefetcht0(byte_ptr(rax + next)));
+        }
         x86!(self.asm; add(qword_ptr(rsp + step_packed), offset_of(BLOCK)));
         x86!(self.asm; mov(rax, qword_ptr(rsp + step_streamed)); mov(ecx, offset_of(pitch)));
         for (row, tile) in STREAMED.into_iter().enumerate() {
