@@ -8,7 +8,7 @@ use std::ptr;
 use crate::artifact::{Artifact, Buffer, Element, Place, Purpose};
 use crate::code::{KernelFn, MappedCode};
 use crate::memory::{ALIGN, AlignedBytes};
-use crate::pool::{Pool, share};
+use crate::pool::{Pool, pieces};
 use crate::session::Samples;
 use crate::{Cpu, LoadError};
 
@@ -164,9 +164,11 @@ impl Machine {
         for &number in schedule.map_or(&[][..], |schedule| &schedule.kernels) {
             let (entry, kernel) = (self.kernels[number], &self.program.kernels[number]);
             let rows = kernel.rows.size(batch.samples).expect("validated for the largest batch");
-            let parts = if kernel.parallel { self.pool.threads() } else { 1 };
-            let table = &self.table;
-            self.pool.run(parts, &|part| call(entry, table, batch.samples, share(rows, parts, part)));
+            let threads = if kernel.parallel { self.pool.threads() } else { 1 };
+            let (table, pieces) = (&self.table, pieces(rows, threads));
+            self.pool.run(pieces.clone().count(), &|piece| {
+                call(entry, table, batch.samples, pieces.clone().nth(piece).expect("one of those"));
+            });
             after(number);
         }
         self.external.iter().for_each(|(buffer, _)| self.table.0[*buffer] = ptr::null_mut());

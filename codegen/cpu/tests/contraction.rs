@@ -88,6 +88,13 @@ fn shapes() {
         [20, 40, 9000],
         // All columns are packed, and panels contracted ahead.
         [70, 100, 65],
+        // Deep enough to be contracted step by step while the panel before is evaluated: with a last panel that is whole
+        // or partial, with more steps than rows to spread them over, and where there is one panel only.
+        [70, 100, 200],
+        [64, 96, 130],
+        [100, 97, 1100],
+        [40, 32, 200],
+        [40, 20, 200],
     ];
     for shape in shapes {
         for side in SIDES {
@@ -136,10 +143,16 @@ fn extremes() {
 #[test]
 fn panels() {
     let mut random = Random(3);
-    let mut case = sums(1, [51, 1030, 1100].map(Extent::Const), None);
-    compare(&case, None, 1, &mut random);
+    for shape in [[51, 1030, 1100], [75, 102, 300]] {
+        reduced_panels(shape, &mut random);
+    }
+}
+
+fn reduced_panels(shape: [usize; 3], random: &mut Random) {
+    let mut case = sums(1, shape.map(Extent::Const), None);
+    compare(&case, None, 1, random);
     // Maxima and sums over panels, and an i8 matrix whose padding is written once.
-    let [rows, columns] = [51, 1030].map(Extent::Const);
+    let [rows, columns, _] = shape.map(Extent::Const);
     let sum = case.builder.expr(Expr::Accumulator);
     let most = case.arena(DType::I32, [rows, Extent::Const(1)]);
     let total = case.arena(DType::I32, [rows, Extent::Const(1)]);
@@ -150,13 +163,13 @@ fn panels() {
     let f = case.builder.to_f32(sum);
     let exact = case.arena(DType::F32, [rows, Extent::Const(1)]);
     case.stages[0].reduces.push(Reduce { op: Fold::SumF32, value: f, into: exact });
-    let values = operands(&case, None, &mut random);
-    check(&case, &values, 1, &mut random);
+    let values = operands(&case, None, random);
+    check(&case, &values, 1, random);
     // Some rows only.
     let row = case.builder.expr(Expr::RowIndex);
     let third = case.builder.rem(row, 3);
     case.stages[0].when = Some(third);
-    check(&case, &values, 1, &mut random);
+    check(&case, &values, 1, random);
 }
 
 #[test]

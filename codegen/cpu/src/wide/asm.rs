@@ -100,6 +100,7 @@ ops! {
     Store16: EVEX_Vpmovdw_xmmm64_k1z_xmm, EVEX_Vpmovdw_ymmm256_k1z_zmm;
     Store8: EVEX_Vpmovdb_xmmm32_k1z_xmm, EVEX_Vpmovdb_xmmm128_k1z_zmm;
     StoreHalves8: EVEX_Vpmovwb_xmmm64_k1z_xmm, EVEX_Vpmovwb_ymmm256_k1z_zmm;
+    StoreHalves16: EVEX_Vmovdqu16_xmmm128_k1z_xmm, EVEX_Vmovdqu16_zmmm512_k1z_zmm;
     LoadBytes: EVEX_Vmovdqu8_xmm_k1z_xmmm128, EVEX_Vmovdqu8_zmm_k1z_zmmm512;
     StoreBytes: EVEX_Vmovdqu8_xmmm128_k1z_xmm, EVEX_Vmovdqu8_zmmm512_k1z_zmm;
     Dot: EVEX_Vpdpbusd_xmm_k1z_xmm_xmmm128b32, EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32;
@@ -449,10 +450,11 @@ impl Asm {
         }
     }
 
-    /// Asks for a cache line.
-    pub(super) fn prefetch(&mut self, from: Memory) {
-        let from = self.operand(from);
-        self.add(encoded(Instruction::with1(Opcode::Prefetcht0_m8, from)), ALL, false);
+    /// Asks for a cache line, to read or also to write to.
+    pub(super) fn prefetch(&mut self, memory: Memory, writes: bool) {
+        let memory = self.operand(memory);
+        let op = if writes { Opcode::Prefetchw_m8 } else { Opcode::Prefetcht0_m8 };
+        self.add(encoded(Instruction::with1(op, memory)), ALL, false);
     }
 
     /// `to` is all zeros.

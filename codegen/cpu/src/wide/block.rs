@@ -65,8 +65,8 @@ enum Step {
     Store(Op, Memory, Source, Mask),
     /// Stores the first lane, narrowed.
     StoreOne(DType, Memory, Source),
-    /// Asks for a cache line that a later run of the block will read.
-    Prefetch(Memory),
+    /// Asks for a cache line that a later run of the block will read, and perhaps write to.
+    Prefetch(Memory, bool),
     /// `memory = op(memory, values)`, each value in the lanes of its mask.
     Reduce(Op, Memory, [Option<(Source, Mask)>; 2]),
 }
@@ -144,8 +144,8 @@ impl Block {
         self.steps.push(Step::StoreOne(dtype, to, value));
     }
 
-    pub(super) fn prefetch(&mut self, from: Memory) {
-        self.steps.push(Step::Prefetch(from));
+    pub(super) fn prefetch(&mut self, memory: Memory, writes: bool) {
+        self.steps.push(Step::Prefetch(memory, writes));
     }
 
     pub(super) fn reduce(&mut self, op: Op, to: Memory, values: [Option<(Source, Mask)>; 2]) {
@@ -209,7 +209,7 @@ impl Step {
             | Self::LoadOne(_, value, _)
             | Self::SplatRegister(value, _)
             | Self::Keep(value, ..) => Some(value),
-            Self::Store(..) | Self::StoreOne(..) | Self::Prefetch(_) | Self::Reduce(..) => None,
+            Self::Store(..) | Self::StoreOne(..) | Self::Prefetch(..) | Self::Reduce(..) => None,
         }
     }
 
@@ -229,7 +229,7 @@ impl Step {
             Self::Reduce(op, to, values) => {
                 Self::Reduce(op, to, values.map(|value| value.map(|(source, mask)| (f(source), mask))))
             }
-            Self::Load(..) | Self::LoadOne(..) | Self::SplatRegister(..) | Self::Prefetch(_) => self,
+            Self::Load(..) | Self::LoadOne(..) | Self::SplatRegister(..) | Self::Prefetch(..) => self,
         }
     }
 
@@ -244,7 +244,7 @@ impl Step {
             Self::Binary(_, _, a, b) | Self::Compare(_, _, a, b) => vec![a, b],
             Self::ChooseBy(_, _, sources) => sources.to_vec(),
             Self::Choose(_, sources) => sources.to_vec(),
-            Self::Load(..) | Self::LoadOne(..) | Self::SplatRegister(..) | Self::Prefetch(_) => Vec::new(),
+            Self::Load(..) | Self::LoadOne(..) | Self::SplatRegister(..) | Self::Prefetch(..) => Vec::new(),
             Self::Store(_, _, value, _) | Self::StoreOne(_, _, value) => vec![value],
             Self::Reduce(_, _, values) => values.iter().flatten().map(|(source, _)| *source).collect(),
         }
@@ -359,7 +359,7 @@ impl Allocation {
                 let value = self.vector(asm, value);
                 asm.store_one(dtype, to, value);
             }
-            Step::Prefetch(from) => asm.prefetch(from),
+            Step::Prefetch(memory, writes) => asm.prefetch(memory, writes),
             Step::Reduce(op, to, values) => self.reduce(asm, op, to, values),
         }
         self.pinned = [false; REGISTERS];

@@ -44,7 +44,7 @@ impl Halves {
     pub(super) fn cover(&self, program: &Program, stage: &Stage) -> bool {
         let stores = stage.stores.iter().all(|store| {
             store.at == At::Element
-                && program.buffers[store.buffer].dtype == DType::I8
+                && matches!(program.buffers[store.buffer].dtype, DType::I8 | DType::I16)
                 && self.is_exact(store.value)
         });
         let reduces =
@@ -214,7 +214,11 @@ impl Emitter<'_> {
         let values: Vec<Source> = roots.into_iter().map(|root| self.half_value(to, root)).collect();
         for (store, &value) in stage.stores.iter().zip(&values) {
             let place: Memory = scope.leads[&(store.buffer, store.at)].at(scope.row, 0);
-            to.block.store(Op::StoreHalves8, place, value, mask);
+            let op = match self.buffer(store.buffer).dtype {
+                DType::I16 => Op::StoreHalves16,
+                _ => Op::StoreHalves8,
+            };
+            to.block.store(op, place, value, mask);
         }
         for (number, &value) in values[stage.stores.len()..].iter().enumerate() {
             let partials = partials.expect("there is room for reductions");

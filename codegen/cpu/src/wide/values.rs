@@ -331,9 +331,10 @@ impl Emitter<'_> {
     }
 
     /// The next panel but one begins the next line of a row, and rows lie too far apart for the hardware to foresee it.
+    /// Other threads have read what updates change: to own a line takes as long as to read it, so that is asked for too.
     pub(super) fn prefetch_row(&self, to: &mut Evaluation<'_>, handle: Handle<Buffer>, at: At, from: Memory) {
         if matches!(self.buffer(handle).class, BufferClass::Param { .. }) && at == At::Element {
-            to.block.prefetch(from.ahead(VECTOR));
+            to.block.prefetch(from.ahead(VECTOR), to.scope.stored.contains(&handle));
         }
     }
 

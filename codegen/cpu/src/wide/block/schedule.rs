@@ -102,6 +102,6 @@ fn latency(step: &Step) -> usize {
         Step::Remainder(..) => 40,
         Step::Compare(..) | Step::ChooseBy(..) | Step::Choose(..) => 5,
         Step::Load(..) | Step::LoadOne(..) | Step::SplatRegister(..) => 7,
-        Step::Prefetch(_) | Step::Keep(..) | Step::Store(..) | Step::StoreOne(..) | Step::Reduce(..) => 1,
+        Step::Prefetch(..) | Step::Keep(..) | Step::Store(..) | Step::StoreOne(..) | Step::Reduce(..) => 1,
     }
 }

@@ -38,7 +38,7 @@ use super::nest::Emitter;
 use crate::layout::row_bytes;
 
 /// Products along the depth in a packed block.
-const STEP: usize = 64;
+pub(super) const STEP: usize = 64;
 
 /// Bytes of such a block: 64 deep, 16 vectors.
 const BLOCK: usize = STEP * LANES;
@@ -110,6 +110,11 @@ pub(super) struct Workspace {
     /// Tile configuration.
     configuration: i32,
     depth: i32,
+    /// What is left of a panel that is contracted step by step: its steps, and one for storing its results.
+    steps: i32,
+    /// Where the next step finds its factors.
+    step_packed: i32,
+    step_streamed: i32,
 }
 
 /// What accumulators start at.
@@ -175,6 +180,9 @@ impl Emitter<'_> {
             starts: asm.room(chunk.max(LANES * tiles) * 4),
             configuration: asm.room(VECTOR),
             depth: asm.room(8),
+            steps: asm.room(8),
+            step_packed: asm.room(8),
+            step_streamed: asm.room(8),
         };
         self.size(rax, contraction.depth);
         let depth = work.depth;
@@ -211,6 +219,7 @@ impl Emitter<'_> {
     ///
     /// Where all columns are packed, a panel is contracted while the one before it is still being evaluated: tiles have
     /// a unit of their own, and a core finds its work if it comes early enough.
+    /// Deep panels are contracted step by step, between rows ([`Emitter::interleaves`]).
     pub(super) fn begin_panels(&mut self, contraction: &Contraction, work: &Workspace) {
         let (sums, other) = (work.sums, work.sums + offset_of(self.sums_bytes()));
         let (filled, free, column) = (work.filled, work.free, work.column);
@@ -244,27 +253,50 @@ impl Emitter<'_> {
         );
         if work.order == Order::Columns && self.columns_of(contraction) > self.tiles * LANES {
             let (column, all, width) = (work.column, self.slots.columns, offset_of(self.tiles * LANES));
-            let mut last = self.asm.label();
+            let (mut last, steps) = (self.asm.label(), work.steps);
             x86!(self.asm;
+                mov(qword_ptr(rsp + steps), 0);
                 mov(rax, qword_ptr(rsp + column));
                 add(rax, width);
                 mov(qword_ptr(rsp + column), rax);
                 cmp(rax, qword_ptr(rsp + all));
                 jae(last);
             );
+            if self.interleaves(contraction) {
+                let mut short = self.asm.label();
+                self.chunk_rows(contraction);
+                x86!(self.asm; cmp(rbx, offset_of(2 * LANES)); jne(short));
+                self.begin_steps(work);
+                x86!(self.asm; jmp(last));
+                self.asm.place(&mut short);
+            }
             self.contract_packed(contraction, work);
             self.asm.place(&mut last);
         }
     }
 
+    /// Whether a panel is contracted step by step while the one before it is evaluated. A core does not look far enough
+    /// ahead to overlap more than a few steps by itself.
+    pub(super) fn interleaves(&self, contraction: &Contraction) -> bool {
+        const FEW: usize = 2;
+        let tiles = self.products == Products::Tiles && self.chunk == 2 * LANES && self.tiles == 2;
+        let panels = self.order == Order::Columns && self.columns_of(contraction) > 2 * LANES;
+        tiles && panels && self.deepest(contraction) > FEW * STEP
+    }
+
     /// The chunk's rows by a panel of columns that are all packed.
     fn contract_packed(&mut self, contraction: &Contraction, work: &Workspace) {
+        self.packed_panel(work);
+        self.contract_columns(contraction, work, Start::Fresh, None);
+    }
+
+    /// `rbp` is where the panel that is contracted is packed.
+    fn packed_panel(&mut self, work: &Workspace) {
         // Panels follow one another.
         let (column, packed) = (work.column, work.packed);
         x86!(self.asm; mov(rbp, qword_ptr(rsp + column)));
         times(&mut self.asm, rbp, work.pitch / LANES);
         x86!(self.asm; lea(rbp, ptr(rsp + rbp + packed)));
-        self.contract_columns(contraction, work, Start::Fresh, None);
     }
 
     /// Bytes of a panel's accumulators.

@@ -67,6 +67,72 @@ impl Emitter<'_> {
         self.asm.place(&mut done);
     }
 
+    /// Begins to contract a whole chunk, its rows at `rsi`, by a panel that is packed. Accumulators stay in tiles.
+    pub(super) fn begin_steps(&mut self, work: &Workspace) {
+        self.packed_panel(work);
+        let Workspace { steps, step_packed, step_streamed, depth, .. } = *work;
+        x86!(self.asm;
+            mov(qword_ptr(rsp + step_packed), rbp);
+            mov(qword_ptr(rsp + step_streamed), rsi);
+            mov(rax, qword_ptr(rsp + depth));
+            add(rax, offset_of(STEP - 1));
+            shr(rax, STEP.trailing_zeros());
+            inc(rax);
+            mov(qword_ptr(rsp + steps), rax);
+        );
+        for tile in SUMS.into_iter().flatten() {
+            x86!(self.asm; tilezero(tile));
+        }
+    }
+
+    /// The next step, if one is left. Changes `rax` and `rcx`.
+    pub(in super::super) fn step(&mut self, work: &Workspace, pitch: usize) {
+        let Workspace { steps, step_packed, step_streamed, .. } = *work;
+        let mut none = self.asm.label();
+        x86!(self.asm; cmp(qword_ptr(rsp + steps), 1); jbe(none); dec(qword_ptr(rsp + steps)));
+        x86!(self.asm; mov(rax, qword_ptr(rsp + step_packed)); mov(ecx, offset_of(VECTOR)));
+        for (column, tile) in PACKED.into_iter().enumerate() {
+            x86!(self.asm; tileloadd(tile, ptr(rax + rcx + offset_of(column * work.pitch))));
+        }
+        // Those of the next step, which come from the second-level cache.
+        for (column, line) in (0..PACKED.len()).flat_map(|column| (0..TILE).map(move |line| (column, line))) {
+            let next = offset_of(column * work.pitch + BLOCK + line * VECTOR);
+            x86!(self.asm; prefetcht0(byte_ptr(rax + next)));
+        }
+        x86!(self.asm; add(qword_ptr(rsp + step_packed), offset_of(BLOCK)));
+        x86!(self.asm; mov(rax, qword_ptr(rsp + step_streamed)); mov(ecx, offset_of(pitch)));
+        for (row, tile) in STREAMED.into_iter().enumerate() {
+            x86!(self.asm; tileloadd(tile, ptr(rax + rcx + offset_of(row * TILE * pitch))));
+        }
+        x86!(self.asm; add(qword_ptr(rsp + step_streamed), offset_of(STEP)));
+        for (sums, streamed) in SUMS.into_iter().zip(STREAMED) {
+            for (sum, packed) in sums.into_iter().zip(PACKED) {
+                x86!(self.asm; tdpbssd(sum, streamed, packed));
+            }
+        }
+        self.asm.place(&mut none);
+    }
+
+    /// The steps that are left; then the results are stored.
+    pub(in super::super) fn end_steps(&mut self, work: &Workspace, pitch: usize) {
+        let (steps, free) = (work.steps, work.free);
+        let [mut again, mut last, mut done] = [0; 3].map(|_| self.asm.label());
+        self.asm.place(&mut again);
+        x86!(self.asm; cmp(qword_ptr(rsp + steps), 1); jb(done); je(last));
+        self.step(work, pitch);
+        x86!(self.asm; jmp(again));
+        self.asm.place(&mut last);
+        let results = SUMS[0].len() * VECTOR;
+        x86!(self.asm; mov(rax, qword_ptr(rsp + free)); mov(ecx, offset_of(results)));
+        for (row, sums) in SUMS.into_iter().enumerate() {
+            for (column, sum) in sums.into_iter().enumerate() {
+                let place = offset_of(row * TILE * results + column * VECTOR);
+                x86!(self.asm; tilestored(ptr(rax + rcx + place), sum));
+            }
+        }
+        self.asm.place(&mut done);
+    }
+
     /// Sets the rows of the upper and lower tiles.
     fn configure(&mut self, work: &Workspace, rows: [AsmRegister32; 2]) {
         let at = work.configuration;

@@ -7,7 +7,7 @@ mod rows;
 use std::collections::HashMap;
 
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, Expr, Extent, Kernel, Over, Program, Stage, Store};
+use ffc_ir::kernel::{At, Buffer, Contraction, Expr, Extent, Kernel, Over, Program, Stage, Store};
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
     AsmRegister64, dword_ptr, ecx, k1, k2, ptr, qword_ptr, r15, rax, rcx, rdi, rdx, rsi, rsp,
@@ -481,7 +481,13 @@ impl<'a> Emitter<'a> {
             let room = self.rooms.gathered + offset_of(number * self.tiles * VECTOR);
             scope.gathered.insert(place, room);
         }
-        self.panel_rows(plan, scope, &leads, &frame);
+        let steps = sums
+            .zip(self.kernel.contraction)
+            .filter(|(_, contraction)| self.interleaves(contraction) && !partial);
+        self.panel_rows(plan, scope, &leads, &frame, steps);
+        if let Some((panel, contraction)) = steps {
+            self.end_steps(panel, row_bytes(self.buffer(contraction.lhs)));
+        }
         for (number, store) in turned.iter().enumerate() {
             let room = self.turned_room(number);
             self.turn(store, room, partial);
@@ -513,7 +519,14 @@ impl<'a> Emitter<'a> {
     }
 
     /// The loop over the rows of the panel.
-    fn panel_rows(&mut self, plan: &Plan<'_>, mut scope: Scope<'_>, leads: &Leads, results: &Results) {
+    fn panel_rows(
+        &mut self,
+        plan: &Plan<'_>,
+        mut scope: Scope<'_>,
+        leads: &Leads,
+        results: &Results,
+        steps: Option<(&Workspace, Contraction)>,
+    ) {
         let mut across = Vec::new();
         let mut block = self.elements(Block::new(Width::Wide), plan, &scope, results, &mut across);
         let mut gathers: Vec<_> = scope.gathered.iter().map(|(&place, &room)| (place, room)).collect();
@@ -524,7 +537,7 @@ impl<'a> Emitter<'a> {
                 scope.row = row;
                 together = self.elements(together, plan, &scope, results, &mut across);
             }
-            return self.rows_together(leads, together, block);
+            return self.rows_together(leads, together, block, steps);
         }
         let still = self.stillness();
         block.settle(&mut self.asm, still);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ffc_ir::arena::Handle;
-use ffc_ir::kernel::{At, Buffer, Expr, Stage};
+use ffc_ir::kernel::{At, Buffer, Contraction, Expr, Stage};
 use ffc_ir::types::DType;
 use iced_x86::code_asm::{
     AsmRegister64, CodeLabel, dword_ptr, eax, ecx, edx, ptr, qword_ptr, r12, r12d, rax, rdx, rsp,
@@ -11,6 +11,7 @@ use iced_x86::code_asm::{
 
 use super::super::asm::{ADDRESSES, Base, offset_of, times, x86};
 use super::super::block::{Block, Source};
+use super::super::contract::{STEP, Workspace};
 use super::super::values::{Evaluation, Lead, Level};
 use super::Emitter;
 use crate::layout::{column_pitch, row_bytes, vector_pitch};
@@ -176,7 +177,11 @@ impl Emitter<'_> {
     fn follow_samples(&mut self, leads: &Leads) {
         for &(base, start, per, step) in &leads.samples {
             let divisor = u32::try_from(per).expect("samples have few rows");
-            x86!(self.asm; mov(eax, r12d); xor(edx, edx); mov(ecx, divisor); div(ecx));
+            x86!(self.asm; mov(eax, r12d));
+            match per.is_power_of_two() {
+                true => x86!(self.asm; shr(eax, per.trailing_zeros())),
+                false => x86!(self.asm; xor(edx, edx); mov(ecx, divisor); div(ecx)),
+            }
             times(&mut self.asm, rax, step);
             x86!(self.asm; add(rax, qword_ptr(rsp + start)));
             self.set(base, rax);
@@ -184,7 +189,13 @@ impl Emitter<'_> {
     }
 
     /// The loop over the chunk's rows by [`TOGETHER`], and by one where fewer are left. Leads do not follow samples.
-    pub(super) fn rows_together(&mut self, leads: &Leads, mut together: Block, mut single: Block) {
+    pub(super) fn rows_together(
+        &mut self,
+        leads: &Leads,
+        mut together: Block,
+        mut single: Block,
+        steps: Option<(&Workspace, Contraction)>,
+    ) {
         let (chunk, end) = (self.slots.chunk, self.slots.chunk_end);
         let [mut again, mut rest, mut done] = [0; 3].map(|_| self.asm.label());
         let ahead = offset_of(TOGETHER);
@@ -193,6 +204,9 @@ impl Emitter<'_> {
         together.settle(&mut self.asm, &still);
         self.asm.place(&mut again);
         x86!(self.asm; lea(rax, ptr(r12 + ahead)); cmp(rax, qword_ptr(rsp + end)); ja(rest));
+        if let Some((panel, contraction)) = steps {
+            self.step_between(panel, &contraction);
+        }
         together.write(&mut self.asm);
         self.advance(leads, TOGETHER);
         x86!(self.asm; jmp(again));
@@ -205,6 +219,17 @@ impl Emitter<'_> {
         self.advance(leads, 1);
         x86!(self.asm; cmp(r12, qword_ptr(rsp + end)); jb(last));
         self.asm.place(&mut done);
+    }
+
+    /// A step of the next panel's contraction, if it is time for one: steps are spread over the rows of a chunk.
+    fn step_between(&mut self, panel: &Workspace, contraction: &Contraction) {
+        let lhs = self.buffer(contraction.lhs);
+        let steps = contraction.depth.size(lhs.samples).div_ceil(STEP).next_power_of_two();
+        let rows = (self.chunk / steps).max(TOGETHER);
+        let mut not_now = self.asm.label();
+        x86!(self.asm; test(r12d, i32::try_from(rows - 1).expect("chunks have few rows")); jnz(not_now));
+        self.step(panel, row_bytes(lhs));
+        self.asm.place(&mut not_now);
     }
 
     /// Moves on by so many rows.
