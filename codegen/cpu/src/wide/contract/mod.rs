@@ -264,7 +264,7 @@ impl Emitter<'_> {
             );
             if self.interleaves(contraction) {
                 let mut short = self.asm.label();
-                self.chunk_rows(contraction);
+                self.chunk_rows(contraction, work);
                 x86!(self.asm; cmp(rbx, offset_of(2 * LANES)); jne(short));
                 self.begin_steps(work);
                 x86!(self.asm; jmp(last));
@@ -281,7 +281,8 @@ impl Emitter<'_> {
         const FEW: usize = 2;
         let tiles = self.products == Products::Tiles && self.chunk == 2 * LANES && self.tiles == 2;
         let panels = self.order == Order::Columns && self.columns_of(contraction) > 2 * LANES;
-        tiles && panels && self.deepest(contraction) > FEW * STEP
+        let lies = gather::seen_rows(contraction, self.buffer(contraction.lhs)).is_none();
+        tiles && panels && lies && self.deepest(contraction) > FEW * STEP
     }
 
     /// The chunk's rows by a panel of columns that are all packed.
