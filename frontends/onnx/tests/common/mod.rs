@@ -5,7 +5,8 @@
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use ffc_ir::module::{Module, Op};
+use ffc_ir::module::{Module, Op, Value};
+use ffc_ir::types::Dim;
 use ffc_onnx::proto::attribute_proto::AttributeType;
 use ffc_onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use ffc_onnx::proto::{
@@ -139,6 +140,28 @@ pub(crate) fn ops(module: &Module) -> Vec<&'static str> {
         op => ffc_ir::text::mnemonic(op),
     };
     module.layers[0].values.values().map(|value| word(&value.op)).filter(|&word| word != "param").collect()
+}
+
+/// How many contractions there are.
+pub(crate) fn contractions(module: &Module) -> usize {
+    let is = |op: &Op| matches!(op, Op::Dot { .. } | Op::Depthwise { .. });
+    module.layers[0].values.values().filter(|value| is(&value.op)).count()
+}
+
+/// Multiply-accumulates of one sample.
+pub(crate) fn macs(module: &Module) -> usize {
+    let layer = &module.layers[0];
+    let size = |dim| match dim {
+        Dim::Rows(size) | Dim::Const(size) => size,
+    };
+    let macs = |value: &Value| match value.op {
+        Op::Dot { rhs: weight, .. } | Op::Depthwise { weight, .. } => {
+            let depth = size(layer.ty(weight).columns());
+            size(value.ty.rows()) * size(value.ty.columns()) * depth
+        }
+        _ => 0,
+    };
+    layer.values.values().map(macs).sum()
 }
 
 /// The module is what the IR allows.
