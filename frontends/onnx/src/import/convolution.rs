@@ -33,7 +33,7 @@ pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Re
     }
     let (value, extent) = importer.image(&data)?;
     let kernel = if rank == 1 { [1, kernel[0]] } else { [kernel[0], kernel[1]] };
-    let window = Geometry::of(node, rank)?.window(extent.size, kernel, false)?;
+    let window = Geometry::of(node, rank)?.window(extent.size, kernel, Rounded::Down)?;
     let group = usize::try_from(node.int("group", 1)?).unwrap_or(0);
     if group == 0 || depth.checked_mul(group) != Some(extent.channels) || filters % group != 0 {
         let channels = extent.channels;
@@ -83,6 +83,16 @@ pub(crate) struct Geometry {
     padding: Padding,
 }
 
+/// How many positions the result has where the input is not a multiple of the stride.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Rounded {
+    Down,
+    /// The last position may see beyond the edge, as long as what it sees begins before it.
+    Up,
+    /// Until opset 21 nothing says what the last position is that begins beyond the edge.
+    UpIfClear,
+}
+
 /// What is around the image.
 #[derive(Clone, Copy)]
 enum Padding {
@@ -114,12 +124,17 @@ impl Geometry {
         })
     }
 
-    /// The window of these taps over this image; where `ceil` is set, a last one may reach over the edge.
-    pub(crate) fn window(&self, input: [usize; 2], kernel: [usize; 2], ceil: bool) -> Result<Window, Reason> {
+    /// The window of these taps over this image.
+    pub(crate) fn window(
+        &self,
+        input: [usize; 2],
+        kernel: [usize; 2],
+        rounded: Rounded,
+    ) -> Result<Window, Reason> {
         let mut window = Window::new(input, [1; 2], kernel, self.stride, [0; 2]);
         window.dilation = self.dilation;
         for axis in 0..2 {
-            let (before, output) = self.along(axis, input[axis], kernel[axis], ceil)?;
+            let (before, output) = self.along(axis, input[axis], kernel[axis], rounded)?;
             window.pad[axis] = before as isize;
             window.output[axis] = output;
         }
@@ -130,7 +145,13 @@ impl Geometry {
     }
 
     /// Padding before the first position, and positions of the result.
-    fn along(&self, axis: usize, input: usize, kernel: usize, ceil: bool) -> Result<(usize, usize), Reason> {
+    fn along(
+        &self,
+        axis: usize,
+        input: usize,
+        kernel: usize,
+        rounded: Rounded,
+    ) -> Result<(usize, usize), Reason> {
         let stride = self.stride[axis];
         let reach = kernel.saturating_sub(1).saturating_mul(self.dilation[axis]).saturating_add(1);
         let (before, behind) = match self.padding {
@@ -145,12 +166,14 @@ impl Geometry {
         let Some(way) = (input + before + behind).checked_sub(reach) else {
             return Err(format!("{kernel} taps, reaching over {reach}, do not fit {input} positions").into());
         };
-        if !ceil {
+        if rounded == Rounded::Down {
             return Ok((before, way / stride + 1));
         }
         let output = way.div_ceil(stride) + 1;
-        // The last one must begin before the padding behind does.
         let begins_behind = (output - 1) * stride >= input + before;
+        if begins_behind && rounded == Rounded::UpIfClear {
+            return Err(Reason::from("a last window that begins in the padding, which opset 22 leaves out"));
+        }
         Ok((before, output - usize::from(begins_behind)))
     }
 
@@ -285,19 +308,22 @@ mod tests {
 
     #[test]
     fn results_are_as_large_as_the_padding_says() {
-        let along = |padding, input, kernel, stride, ceil| {
+        let along = |padding, input, kernel, stride, rounded| {
             let geometry = Geometry { stride: [stride; 2], dilation: [1; 2], padding };
-            geometry.along(0, input, kernel, ceil).unwrap()
+            geometry.along(0, input, kernel, rounded).unwrap()
         };
         let given = |before, behind| Padding::Given { before: [before; 2], behind: [behind; 2] };
-        assert_eq!(along(given(1, 1), 7, 3, 2, false), (1, 4));
-        assert_eq!(along(given(0, 0), 8, 3, 2, false), (0, 3));
-        assert_eq!(along(given(0, 0), 8, 3, 2, true), (0, 4));
+        assert_eq!(along(given(1, 1), 7, 3, 2, Rounded::Down), (1, 4));
+        assert_eq!(along(given(0, 0), 8, 3, 2, Rounded::Down), (0, 3));
+        assert_eq!(along(given(0, 0), 8, 3, 2, Rounded::Up), (0, 4));
         // The fourth window would begin in the padding behind.
-        assert_eq!(along(given(0, 1), 6, 1, 2, true), (0, 3));
-        assert_eq!(along(Padding::Same { odd_before: false }, 8, 3, 2, false), (0, 4));
-        assert_eq!(along(Padding::Same { odd_before: true }, 8, 3, 2, false), (1, 4));
+        assert_eq!(along(given(0, 1), 6, 1, 2, Rounded::Up), (0, 3));
+        assert_eq!(along(Padding::Same { odd_before: false }, 8, 3, 2, Rounded::Down), (0, 4));
+        assert_eq!(along(Padding::Same { odd_before: true }, 8, 3, 2, Rounded::Down), (1, 4));
+        let unclear = Geometry { stride: [2; 2], dilation: [1; 2], padding: given(0, 1) };
+        assert!(unclear.along(0, 6, 1, Rounded::UpIfClear).is_err());
+        assert_eq!(unclear.along(0, 7, 3, Rounded::UpIfClear).unwrap(), (0, 4));
         let wide = Geometry { stride: [1; 2], dilation: [3; 2], padding: given(0, 0) };
-        assert!(wide.along(0, 6, 3, false).is_err());
+        assert!(wide.along(0, 6, 3, Rounded::Down).is_err());
     }
 }

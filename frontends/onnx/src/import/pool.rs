@@ -8,20 +8,38 @@ use ffc_ir::module::{BinaryOp, PoolOp, Value};
 use ffc_ir::window::Window;
 
 use crate::graph::Node;
-use crate::import::convolution::{Geometry, pair, sizes};
+use crate::import::convolution::{Geometry, Rounded, pair, sizes};
 use crate::import::{Data, Importer, Known, Reason, RmsPart, axis, rms};
 use crate::view::{Extent, View};
 
 /// Most taps that are looked through at once.
 const TAPS: usize = 25;
 
+/// Until opset 21.
+pub(crate) fn max_pool_unclear<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
+    largest(importer, node, Rounded::UpIfClear)
+}
+
 pub(crate) fn max_pool<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
-    let (_, window) = geometry(importer, node)?;
-    pooled(importer, node, |importer, image| importer.builder.pool(PoolOp::Max, image, window), window)
+    largest(importer, node, Rounded::Up)
+}
+
+/// Until opset 21.
+pub(crate) fn average_pool_unclear<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
+    average(importer, node, Rounded::UpIfClear)
 }
 
 pub(crate) fn average_pool<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
-    let (geometry, window) = geometry(importer, node)?;
+    average(importer, node, Rounded::Up)
+}
+
+fn largest<'m>(importer: &mut Importer<'m>, node: &'m Node, up: Rounded) -> Result<(), Reason> {
+    let (_, window) = geometry(importer, node, up)?;
+    pooled(importer, node, |importer, image| importer.builder.pool(PoolOp::Max, image, window), window)
+}
+
+fn average<'m>(importer: &mut Importer<'m>, node: &'m Node, up: Rounded) -> Result<(), Reason> {
+    let (geometry, window) = geometry(importer, node, up)?;
     let (over_the_edge, over_the_padding) = geometry.reaches_over(&window);
     let counts_padding = node.int("count_include_pad", 0)? != 0;
     if over_the_padding || over_the_edge && !counts_padding {
@@ -49,13 +67,18 @@ fn global<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<Window, Rea
 }
 
 /// The window that the attributes describe.
-fn geometry<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(Geometry, Window), Reason> {
+fn geometry<'m>(
+    importer: &mut Importer<'m>,
+    node: &'m Node,
+    up: Rounded,
+) -> Result<(Geometry, Window), Reason> {
     let data = importer.data(node, 0)?;
     let (_, extent) = data.view.as_image()?;
     let rank = data.view.rank() - 2;
     let kernel = pair(&sizes(node, "kernel_shape", rank, 1, 1)?, 1);
     let geometry = Geometry::of(node, rank)?;
-    let window = geometry.window(extent.size, kernel, node.int("ceil_mode", 0)? != 0)?;
+    let rounded = if node.int("ceil_mode", 0)? == 0 { Rounded::Down } else { up };
+    let window = geometry.window(extent.size, kernel, rounded)?;
     Ok((geometry, window))
 }
 
