@@ -6,8 +6,8 @@
 
 use crate::arena::{Arena, Handle};
 use crate::module::{
-    Activation, BinaryOp, Control, Granularity, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage,
-    Phase, ReduceOp, Region, Rounding, RowPlan, Sgd, UnaryOp, Value,
+    Activation, BinaryOp, Control, DerivativeFrom, Granularity, Layer, LayerRole, Module, Op, Param,
+    ParamRole, ParamStorage, Phase, ReduceOp, Region, Rounding, RowPlan, Sgd, UnaryOp, Value,
 };
 use crate::types::{DType, Dim, Type};
 use crate::verify::result_type;
@@ -336,14 +336,9 @@ impl Generator {
 
     fn activation(&mut self, region: Region) {
         let x = self.float();
-        let activation = self.random.pick(&[
-            Activation::Relu,
-            Activation::LeakyRelu(0.25),
-            Activation::Clip { low: f32::NEG_INFINITY, high: 6.0 },
-            Activation::Sigmoid,
-            Activation::Tanh,
-        ]);
+        let activation = self.random.pick(&Activation::all([0.25, 6.0]));
         let output = self.push(region, Op::Activate(activation, x));
+        let output = if activation.derivative_from() == DerivativeFrom::Input { x } else { output };
         if self.random.chance(50) {
             self.clipped(region, Op::ActivateGrad { activation, output, grad: x });
         }

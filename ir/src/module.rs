@@ -372,11 +372,12 @@ pub enum Op {
     Binary(BinaryOp, Handle<Value>, Handle<Value>),
     /// Activation function.
     Activate(Activation, Handle<Value>),
-    /// `grad` times the activation's derivative, which follows from the activation's *output*.
+    /// `grad` times the activation's derivative.
     ActivateGrad {
         /// The function.
         activation: Activation,
-        /// What it gave.
+        /// What the derivative follows from: what the function gave or what it was given, as
+        /// [`Activation::derivative_from`] says.
         output: Handle<Value>,
         /// What arrives from the loss.
         grad: Handle<Value>,
@@ -552,7 +553,16 @@ impl BinaryOp {
     }
 }
 
-/// Activation functions whose derivative follows from their output.
+/// What an activation's derivative follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DerivativeFrom {
+    /// What the function was given: it gives some values twice, with different slopes.
+    Input,
+    /// What it gave.
+    Output,
+}
+
+/// Activation functions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `max(x, 0)`.
@@ -570,15 +580,52 @@ pub enum Activation {
     Sigmoid,
     /// Hyperbolic tangent.
     Tanh,
+    /// `min(max(alpha * x + beta, 0), 1)`; `alpha` is positive.
+    HardSigmoid {
+        /// Slope.
+        alpha: f32,
+        /// Value at 0.
+        beta: f32,
+    },
+    /// `x` above 0, `alpha * (exp(x) - 1)` below; `alpha` is positive.
+    Elu(f32),
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * min(max(x + 3, 0), 6) / 6`.
+    HardSwish,
+    /// `x` times the probability that a normal number is below it.
+    Gelu,
+    /// [`Gelu`](Self::Gelu) with `(1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2` for the probability.
+    GeluTanh,
 }
 
 impl Activation {
     /// Whether no output is negative.
     pub fn is_non_negative(self) -> bool {
         match self {
-            Self::Relu | Self::Sigmoid => true,
+            Self::Relu | Self::Sigmoid | Self::HardSigmoid { .. } => true,
             Self::Clip { low, .. } => low >= 0.0,
-            Self::LeakyRelu(_) | Self::Tanh => false,
+            Self::LeakyRelu(_)
+            | Self::Tanh
+            | Self::Elu(_)
+            | Self::Silu
+            | Self::HardSwish
+            | Self::Gelu
+            | Self::GeluTanh => false,
+        }
+    }
+
+    /// What the derivative follows from: the output, which is at hand anyway, where it can.
+    pub fn derivative_from(self) -> DerivativeFrom {
+        match self {
+            Self::Silu | Self::HardSwish | Self::Gelu | Self::GeluTanh => DerivativeFrom::Input,
+            Self::Relu
+            | Self::LeakyRelu(_)
+            | Self::Clip { .. }
+            | Self::Sigmoid
+            | Self::Tanh
+            | Self::HardSigmoid { .. }
+            | Self::Elu(_) => DerivativeFrom::Output,
         }
     }
 
@@ -590,7 +637,46 @@ impl Activation {
             Self::Clip { .. } => "clip",
             Self::Sigmoid => "sigmoid",
             Self::Tanh => "tanh",
+            Self::HardSigmoid { .. } => "hard_sigmoid",
+            Self::Elu(_) => "elu",
+            Self::Silu => "silu",
+            Self::HardSwish => "hard_swish",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_tanh",
         }
+    }
+
+    /// Its numbers, in the order in which the text form has them.
+    pub fn numbers(self) -> Vec<f32> {
+        match self {
+            Self::LeakyRelu(alpha) | Self::Elu(alpha) => vec![alpha],
+            Self::Clip { low, high } => vec![low, high],
+            Self::HardSigmoid { alpha, beta } => vec![alpha, beta],
+            Self::Relu
+            | Self::Sigmoid
+            | Self::Tanh
+            | Self::Silu
+            | Self::HardSwish
+            | Self::Gelu
+            | Self::GeluTanh => Vec::new(),
+        }
+    }
+
+    /// One of each kind, with these numbers where it has some.
+    pub fn all([first, second]: [f32; 2]) -> [Self; 11] {
+        [
+            Self::Relu,
+            Self::LeakyRelu(first),
+            Self::Clip { low: first, high: second },
+            Self::Sigmoid,
+            Self::Tanh,
+            Self::HardSigmoid { alpha: first, beta: second },
+            Self::Elu(first),
+            Self::Silu,
+            Self::HardSwish,
+            Self::Gelu,
+            Self::GeluTanh,
+        ]
     }
 }
 

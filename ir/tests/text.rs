@@ -113,9 +113,10 @@ fn mistakes_are_located() {
     );
     refused(
         "clip(-inf, 6)",
-        "gelu",
-        "21:35: `gelu` is no activation\n  \
-             help: there are: relu, leaky_relu(slope), clip(low, high), sigmoid, tanh",
+        "mish",
+        "21:35: `mish` is no activation\n  \
+             help: there are: relu, leaky_relu, clip, sigmoid, tanh, hard_sigmoid, elu, silu, hard_swish, gelu, \
+             gelu_tanh",
     );
     assert_eq!(parse("").unwrap_err().to_string(), "1:1: expected `module`, found the end");
     assert_eq!(parse(&format!("{MODULE}x")).unwrap_err().to_string(), "41:1: expected the end, found `x`");

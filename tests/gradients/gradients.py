@@ -33,6 +33,12 @@ def activation(name, numbers):
         "clip": lambda z: jnp.clip(z, numbers[0], numbers[1]),
         "sigmoid": jax.nn.sigmoid,
         "tanh": jnp.tanh,
+        "hard_sigmoid": lambda z: jnp.clip(numbers[0] * z + numbers[1], 0, 1),
+        "elu": lambda z: jnp.where(z > 0, z, numbers[0] * (jnp.exp(jnp.minimum(z, 0)) - 1)),
+        "silu": jax.nn.silu,
+        "hard_swish": lambda z: z * jnp.clip(z + 3, 0, 6) / 6,
+        "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+        "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
     }[name]
 
 

@@ -164,12 +164,7 @@ pub fn record(case: &Case, rate: f32, lambda: f32, seed: u64) -> Record {
 }
 
 fn activation(activation: Activation) -> (String, Vec<f32>) {
-    let numbers = match activation {
-        Activation::LeakyRelu(slope) => vec![slope],
-        Activation::Clip { low, high } => vec![low, high],
-        Activation::Relu | Activation::Sigmoid | Activation::Tanh => Vec::new(),
-    };
-    (activation.name().to_string(), numbers)
+    (activation.name().to_string(), activation.numbers())
 }
 
 fn overlaid(outcome: &Outcome) -> Vec<i32> {

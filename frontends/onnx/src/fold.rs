@@ -12,6 +12,9 @@ use crate::tensor::Tensor;
 /// More elements than any shape has.
 const SHAPE_ELEMENTS: usize = 1 << 8;
 
+/// More copies of a number than any parameter has elements.
+const REPEATED: usize = 1 << 28;
+
 /// `factor`, or `factor` times the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Int {
@@ -87,6 +90,8 @@ pub(crate) struct Folded {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Elements {
     Floats(Rc<Vec<f32>>),
+    /// One number everywhere.
+    Repeated(f32),
     Ints(Rc<Vec<Int>>),
     /// Text and what else only passes through.
     Opaque,
@@ -128,9 +133,10 @@ impl Folded {
     }
 
     /// The elements of a floating-point tensor.
-    pub(crate) fn as_floats(&self) -> Result<&Rc<Vec<f32>>, Reason> {
+    pub(crate) fn as_floats(&self) -> Result<Rc<Vec<f32>>, Reason> {
         match &self.elements {
-            Elements::Floats(floats) => Ok(floats),
+            Elements::Floats(floats) => Ok(floats.clone()),
+            Elements::Repeated(number) => Ok(vec![*number; self.dims.iter().product()].into()),
             _ => Err(Reason::from("an input is not a constant floating-point tensor")),
         }
     }
@@ -205,6 +211,18 @@ impl Folded {
         Ok(Self::ints(all))
     }
 
+    /// This many copies of a number.
+    pub(crate) fn repeated(dims: &[i64], number: f32) -> Result<Self, Reason> {
+        let sizes = dims.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<Vec<usize>>>();
+        let fits = |sizes: &Vec<usize>| {
+            let len = sizes.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim));
+            len.is_some_and(|len| len <= REPEATED)
+        };
+        let sizes =
+            sizes.filter(fits).ok_or_else(|| Reason::from(format!("a constant of shape {dims:?}")))?;
+        Ok(Self { dims: sizes, elements: Elements::Repeated(number) })
+    }
+
     /// This many copies of one element.
     pub(crate) fn filled(dims: &[i64], value: Int) -> Result<Self, Reason> {
         let sizes = dims.iter().map(|&dim| usize::try_from(dim).ok());
@@ -228,14 +246,25 @@ impl Folded {
         }
     }
 
-    /// Rows and columns exchanged.
-    pub(crate) fn transposed(&self) -> Result<Self, Reason> {
-        let &[rows, columns] = self.dims.as_slice() else {
-            return Err(format!("a constant of {} dimensions is not supported", self.dims.len()).into());
-        };
-        let elements = Elements::Floats(transpose(self.as_floats()?, rows, columns).into());
-        Ok(Self { dims: vec![columns, rows], elements })
+    /// Dimensions in another order.
+    pub(crate) fn permuted(&self, order: &[usize]) -> Result<Self, Reason> {
+        let dims: Vec<usize> = order.iter().map(|&at| self.dims[at]).collect();
+        if let Elements::Repeated(_) = self.elements {
+            return Ok(self.reshaped(dims));
+        }
+        let values = self.as_floats()?;
+        let stride = |at: usize| self.dims[at + 1..].iter().product::<usize>();
+        let strides: Vec<usize> = order.iter().map(|&at| stride(at)).collect();
+        let values = places(&dims, &strides).into_iter().map(|place| values[place]).collect();
+        Ok(Self { dims, elements: Elements::Floats(Rc::new(values)) })
     }
+}
+
+/// The sum of index times stride for each index of a space of these sizes, in reading order.
+pub(crate) fn places(sizes: &[usize], strides: &[usize]) -> Vec<usize> {
+    sizes.iter().zip(strides).fold(vec![0], |places, (&size, &stride)| {
+        places.iter().flat_map(|&place| (0..size).map(move |index| place + index * stride)).collect()
+    })
 }
 
 /// `[rows, columns]` to `[columns, rows]`.

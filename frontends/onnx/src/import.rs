@@ -1,24 +1,33 @@
 //! From a graph of operators to the layer IR.
 //!
-//! One walk in topological order decides what each value *is* ([`Known`]): a constant or shape, the activation, a part of
-//! a normalisation, or the labels that scikit-learn appends. What only computes shapes or keeps the order
-//! `[batch, features]` therefore vanishes by being understood, not by being matched. A node that cannot be understood is
+//! One walk in topological order decides what each value *is* ([`Known`]): a constant or shape, an activation, a part of
+//! a normalisation, or the labels that scikit-learn appends. What only computes shapes or moves dimensions
+//! ([`View`]) therefore vanishes by being understood, not by being matched. A node that cannot be understood is
 //! noted with its reason and the walk goes on, so that everything unsupported is reported at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+
+use ffc_ir::Handle;
+use ffc_ir::module::Value;
 
 use crate::decode::{Input, Model};
 use crate::error::{OnnxError, Unsupported};
-use crate::fold::{Folded, Int};
+use crate::fold::Folded;
 use crate::graph::{Attribute, Node};
 use crate::interface::{Interface, OWN_KEYS, PredictionKind, Size, SoftmaxTail};
-use crate::network::{Builder, Network};
+use crate::network::{Builder, LARGEST, Network};
 use crate::operators;
 use crate::restore;
+use crate::view::{Axis, Extent, Layout, RANK, View};
 
+pub(crate) mod activation;
+pub(crate) mod convolution;
 pub(crate) mod dense;
 pub(crate) mod elementwise;
+pub(crate) mod noise;
+pub(crate) mod pool;
+pub(crate) mod rms;
 pub(crate) mod shape;
 pub(crate) mod tail;
 
@@ -42,53 +51,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// More dimensions than any exporter writes.
-pub(crate) const RANK: usize = 16;
-
-/// One dimension of an activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Axis {
-    Batch,
-    Fixed(usize),
-}
-
-impl Axis {
-    fn int(self) -> Int {
-        match self {
-            Self::Batch => Int::BATCH,
-            Self::Fixed(size) => Int::new(size as i64),
-        }
-    }
-}
-
-/// Dimensions for messages.
-pub(crate) struct Dims<'a>(pub(crate) &'a [Axis]);
-
-impl fmt::Display for Dims<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dims: Vec<String> = self.0.iter().map(|axis| axis.int().to_string()).collect();
-        write!(f, "[{}]", dims.join(", "))
-    }
-}
-
-/// The activation, seen in some shape.
+/// An activation, seen in some shape.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Data {
-    /// [`Builder::step`] at which it was the last value.
-    step: usize,
-    /// Without those of size 1: the batch, then the features in their order.
-    dims: Vec<Axis>,
+    value: Handle<Value>,
+    view: View,
+    /// Epsilon of a normalisation that waits for a contraction.
+    normalized: Option<f32>,
     softmax: SoftmaxTail,
-}
-
-impl Data {
-    /// How many features each sample has, where the shape is `[batch, features]`.
-    fn features(&self) -> Result<usize, Reason> {
-        match self.dims.as_slice() {
-            [Axis::Batch, Axis::Fixed(features)] => Ok(*features),
-            dims => Err(format!("the activation has the shape {}, not [batch, features]", Dims(dims)).into()),
-        }
-    }
 }
 
 /// What a value is.
@@ -96,10 +66,15 @@ impl Data {
 pub(crate) enum Known {
     /// Known before the network runs.
     Folded(Folded),
-    /// The activation.
+    /// An activation.
     Data(Data),
-    /// A part of `a / sqrt(mean(a^2) + epsilon)` for the activation of this step.
-    Rms(usize, RmsPart),
+    /// A part of `a / sqrt(mean(a^2) + epsilon)` for this activation.
+    Rms(Handle<Value>, RmsPart),
+    /// A part of `x / 2 (1 + erf(x / sqrt(2)))` for this activation.
+    Gelu(Data, GeluPart),
+    /// Random numbers of training, or what they are made from. What they multiply passes as it is: a network is imported
+    /// as it predicts.
+    Noise,
     /// Predicted labels.
     Labels,
     /// The result of something unsupported.
@@ -109,10 +84,24 @@ pub(crate) enum Known {
 /// How far a normalisation has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum RmsPart {
-    Square,
+    /// Of a tensor of this many dimensions.
+    Square(usize),
     Mean,
     Shifted(f32),
     Root(f32),
+}
+
+/// How far a GELU has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum GeluPart {
+    /// `erf(x / sqrt(2))`.
+    Erf,
+    /// `1 + erf(x / sqrt(2))`.
+    Shifted,
+    /// Half of that.
+    Probability,
+    /// `x (1 + erf(x / sqrt(2)))`.
+    Twice,
 }
 
 /// Interprets a model as a network to be trained.
@@ -137,6 +126,8 @@ pub(crate) struct Importer<'m> {
     builder: Builder,
     /// The declared batch, where it is a number.
     batch: Option<usize>,
+    /// Names of the values that live nodes read or that the file gives.
+    used: HashSet<&'m str>,
     unsupported: BTreeMap<(String, String, String), Unsupported>,
 }
 
@@ -152,23 +143,27 @@ impl<'m> Importer<'m> {
             Size::Fixed(size) if axis > 0 => Axis::Fixed(*size),
             _ => Axis::Batch,
         });
-        let data = Data { step: 0, dims: axes.collect(), softmax: SoftmaxTail::None };
-        let values = HashMap::from([(input.name.as_str(), Known::Data(data))]);
         let builder = Builder::new(&input.name, features);
-        Ok(Self { model, values, builder, batch, unsupported: BTreeMap::new() })
+        let view = View::flat(&axes.collect::<Vec<_>>());
+        let data = Data { value: builder.input(), view, normalized: None, softmax: SoftmaxTail::None };
+        let values = HashMap::from([(input.name.as_str(), Known::Data(data))]);
+        Ok(Self { model, values, builder, batch, used: HashSet::new(), unsupported: BTreeMap::new() })
     }
 
     fn run(mut self) -> Result<Network, OnnxError> {
-        for node in self.model.graph.live(self.model.outputs.iter().map(|output| output.name.as_str())) {
+        let outputs = || self.model.outputs.iter().map(|output| output.name.as_str());
+        let live = self.model.graph.live(outputs());
+        self.used = live.iter().flat_map(|node| &node.inputs).map(String::as_str).chain(outputs()).collect();
+        for node in live {
             self.node(node);
         }
         if !self.unsupported.is_empty() {
             return Err(OnnxError::Unsupported(self.unsupported.into_values().collect()));
         }
-        let (output, softmax) = self.scores().map_err(OnnxError::NotANetwork)?;
-        let built = self.builder.finish(&self.model.name).map_err(OnnxError::NotANetwork)?;
+        let (output, scores) = self.scores().map_err(OnnxError::NotANetwork)?;
+        let built = self.builder.finish(scores.value, &self.model.name).map_err(OnnxError::NotANetwork)?;
         let mut interface = interface(self.model, output, built.module.classes)?;
-        interface.softmax = softmax;
+        interface.softmax = scores.softmax;
         interface.normalization = built.normalization;
         Ok(Network { module: built.module, weights: built.weights, heads: built.heads, interface })
     }
@@ -180,7 +175,7 @@ impl<'m> Importer<'m> {
         let blocked = node.inputs.iter().any(|name| self.values.get(name.as_str()) == Some(&Known::Unknown));
         let result = match row {
             Ok(_) if blocked => Ok(()),
-            Ok(row) => (row.import)(self, node),
+            Ok(row) => (row.import)(self, node).and_then(|()| self.all_are_known(node)),
             Err(reason) => Err(reason),
         };
         if let Err(reason) = result {
@@ -188,6 +183,15 @@ impl<'m> Importer<'m> {
         }
         for output in node.outputs.iter().filter(|name| !name.is_empty()) {
             self.values.entry(output).or_insert(Known::Unknown);
+        }
+    }
+
+    /// Whether the node's outputs that matter are all known.
+    fn all_are_known(&self, node: &Node) -> Result<(), Reason> {
+        let missing = |name: &str| self.used.contains(name) && !self.values.contains_key(name);
+        match node.outputs.iter().position(|name| missing(name)) {
+            Some(position) => Err(format!("its output {position} is not supported").into()),
+            None => Ok(()),
         }
     }
 
@@ -206,22 +210,29 @@ impl<'m> Importer<'m> {
     }
 
     /// The output that holds the scores.
-    fn scores(&self) -> Result<(&'m Input, SoftmaxTail), String> {
+    fn scores(&self) -> Result<(&'m Input, Data), String> {
         let mut found = None;
         for output in &self.model.outputs {
             match self.values.get(output.name.as_str()) {
                 Some(Known::Labels) => {}
-                Some(Known::Data(data)) if found.is_none() && data.step == self.builder.step() => {
-                    data.features().map_err(|Reason(reason)| reason)?;
-                    found = Some((output, data.softmax));
+                Some(Known::Data(_)) if found.is_some() => {
+                    return Err("the network has several outputs".to_string());
                 }
-                Some(Known::Data(_)) => return Err("the network has several outputs".to_string()),
+                Some(Known::Data(data)) => found = Some((output, data.clone())),
                 _ => {
                     return Err(format!("output `{}` is not computed from the network's input", output.name));
                 }
             }
         }
-        found.ok_or_else(|| "the network has no output with scores".to_string())
+        let (output, data) = found.ok_or("the network has no output with scores")?;
+        if data.normalized.is_some() {
+            return Err("a normalisation follows the last dense layer".to_string());
+        }
+        data.view.features().map_err(|Reason(reason)| reason)?;
+        if !data.view.is_plain() {
+            return Err("the scores come from several positions of an image".to_string());
+        }
+        Ok((output, data))
     }
 
     /// What the input at `position` is.
@@ -259,24 +270,32 @@ impl<'m> Importer<'m> {
         }
     }
 
-    /// The activation at `position`, which nothing else may have used yet.
+    /// The activation at `position`.
     fn data(&mut self, node: &'m Node, position: usize) -> Result<Data, Reason> {
         match self.known(node, position)? {
-            Known::Data(data) => self.last(data),
+            Known::Data(data) => plain(data),
             _ => Err(format!("input {position} is not an activation").into()),
         }
     }
 
-    fn last(&self, data: Data) -> Result<Data, Reason> {
-        if data.step != self.builder.step() {
-            return Err(Reason::from(
-                "an activation is used twice; networks with branches are not supported",
-            ));
+    /// The activation at `position` for a contraction, which a normalisation may precede.
+    fn contracted(&mut self, node: &'m Node, position: usize) -> Result<Data, Reason> {
+        match self.known(node, position)? {
+            Known::Data(data) if data.softmax == SoftmaxTail::None => Ok(data),
+            Known::Data(data) => plain(data),
+            _ => Err(format!("input {position} is not an activation").into()),
         }
-        if data.softmax != SoftmaxTail::None {
-            return Err(Reason::from("a softmax inside the network"));
-        }
-        Ok(data)
+    }
+
+    /// An activation as the image that `[batch, channels, height, width]` is.
+    fn image(&mut self, data: &Data) -> Result<(Handle<Value>, Extent), Reason> {
+        let (layout, extent) = data.view.as_image()?;
+        let value = match layout {
+            Layout::Image => data.value,
+            Layout::ChannelsFirst => self.builder.image(data.value, extent.channels, true)?,
+            Layout::ChannelsLast => self.builder.image(data.value, extent.channels, false)?,
+        };
+        Ok((value, extent))
     }
 
     fn set(&mut self, node: &'m Node, known: Known) -> Result<(), Reason> {
@@ -285,11 +304,21 @@ impl<'m> Importer<'m> {
         Ok(())
     }
 
-    /// The node's output is what the builder built last, in these dimensions.
-    fn built(&mut self, node: &'m Node, dims: Vec<Axis>) -> Result<(), Reason> {
-        let data = Data { step: self.builder.step(), dims, softmax: SoftmaxTail::None };
-        self.set(node, Known::Data(data))
+    /// The node's output is this activation.
+    fn built(&mut self, node: &'m Node, value: Handle<Value>, view: View) -> Result<(), Reason> {
+        self.set(node, Known::Data(Data { value, view, normalized: None, softmax: SoftmaxTail::None }))
     }
+}
+
+/// An activation that is nothing but that.
+fn plain(data: Data) -> Result<Data, Reason> {
+    if data.softmax != SoftmaxTail::None {
+        return Err(Reason::from("a softmax inside the network"));
+    }
+    if data.normalized.is_some() {
+        return Err(Reason::from("a normalisation that is not in front of a layer with weights"));
+    }
+    Ok(data)
 }
 
 /// Attributes, with the default where there is none.
@@ -315,6 +344,16 @@ impl Node {
             None => Ok(None),
             Some(Attribute::Ints(values)) => Ok(Some(values.clone())),
             Some(_) => Err(format!("attribute `{name}` is not a list of integers").into()),
+        }
+    }
+}
+
+impl Node {
+    fn text(&self, name: &str, default: &'static str) -> Result<&str, Reason> {
+        match self.attributes.get(name) {
+            None => Ok(default),
+            Some(Attribute::Text(value)) => Ok(value),
+            Some(_) => Err(format!("attribute `{name}` is not text").into()),
         }
     }
 }
@@ -355,7 +394,8 @@ pub(crate) fn features(input: &Input, dims: &[Size]) -> Result<usize, OnnxError>
         return refuse("has a dimension besides the batch that is not a number");
     };
     match sizes.iter().try_fold(1usize, |all, &size| all.checked_mul(size)) {
-        Some(features) if i32::try_from(features).is_ok() => Ok(features),
+        Some(0) => refuse("has no features"),
+        Some(features) if features <= LARGEST => Ok(features),
         _ => refuse("is too large"),
     }
 }

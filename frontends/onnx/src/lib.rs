@@ -21,7 +21,9 @@ mod names;
 mod network;
 mod operators;
 mod restore;
+mod simplify;
 mod tensor;
+mod view;
 
 /// The ONNX schema's messages: for tests, which write models with them.
 #[doc(hidden)]

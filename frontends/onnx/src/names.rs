@@ -1,6 +1,6 @@
 //! Layer names: short, clean and unique, and the ones that people know from their own code.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::graph::Node;
 
@@ -8,18 +8,25 @@ use crate::graph::Node;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     taken: HashSet<String>,
+    /// The number to try next for a name that is taken.
+    next: HashMap<String, u64>,
 }
 
 impl Names {
     /// `name`, or `name` with the first number that makes it unique.
     pub(crate) fn unique(&mut self, name: &str) -> String {
-        let numbered = || (2u64..).map(|n| format!("{name}.{n}"));
-        let name = std::iter::once(name.to_string())
-            .chain(numbered())
-            .find(|name| !self.taken.contains(name))
-            .expect("numbers do not run out");
-        self.taken.insert(name.clone());
-        name
+        let mut unique = name.to_string();
+        while !self.taken.insert(unique.clone()) {
+            let next = self.next.entry(name.to_string()).or_insert(2);
+            unique = format!("{name}.{next}");
+            *next += 1;
+        }
+        unique
+    }
+
+    /// How many were taken.
+    pub(crate) fn count(&self) -> usize {
+        self.taken.len()
     }
 }
 

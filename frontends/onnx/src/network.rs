@@ -1,16 +1,22 @@
-//! The imported network, and how it is put together layer by layer.
+//! The imported network, and how it is put together operation by operation.
 //!
-//! Both the importer and [`restore`](crate::restore) build through [`Builder`], so an imported module has one form,
-//! whatever the file looked like: for each dense layer a dot, a bias where there is one, and at most one activation.
+//! Both the importer and [`restore`](crate::restore) build through [`Builder`], which knows the layer IR and its limits.
+//! When all is there, [`simplify`](crate::simplify) brings the layer into its one form, whatever the file looked like,
+//! and names are given: parameters by the layers they belong to, values by the parameters above them.
+
+use std::collections::{HashMap, HashSet};
 
 use ffc_ir::module::{Activation, BinaryOp, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage};
-use ffc_ir::module::{Phase, Region, RowPlan, Value};
+use ffc_ir::module::{Phase, PoolOp, Region, RowPlan, Value};
 use ffc_ir::types::{DType, Dim, Type};
+use ffc_ir::verify::result_type;
+use ffc_ir::window::Window;
 use ffc_ir::{Arena, Handle};
 
 use crate::import::Reason;
 use crate::interface::{Interface, Rms};
 use crate::names::{self, Names};
+use crate::simplify::{self, simplify};
 
 /// A network as it was imported.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,48 +33,58 @@ pub struct Network {
 
 /// Samples in a batch until the caller says otherwise.
 const BATCH: usize = 128;
+/// More layers than anything that is trained on a device.
+const LAYERS: usize = 1024;
+/// More operations than such layers have.
+const OPERATIONS: usize = 16 * LAYERS;
+/// More numbers in one activation of one sample: with this, a full batch can be counted.
+pub(crate) const LARGEST: usize = 1 << 24;
+/// A small file can share one constant between many layers, each of which gets a copy.
+const COPIED: usize = 1 << 30;
+/// What must come of it all.
+const TASK: &str = "the task is classification with one score per class";
 
-/// A weight matrix, row by row.
+/// A matrix, row by row.
 pub(crate) struct Matrix {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
     pub(crate) values: Vec<f32>,
 }
 
-/// What the last thing built was.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Tip {
-    Input,
-    Dense { bias: bool },
-    Activated(Activation),
+/// A parameter that waits for its name.
+pub(crate) struct Parameter {
+    /// The layer that it belongs to, if the file says so.
+    pub(crate) layer: Option<String>,
+    pub(crate) shape: [usize; 2],
+    pub(crate) role: ParamRole,
+    pub(crate) values: Vec<f32>,
+}
+
+/// A contraction, and what stands before it.
+struct Contraction {
+    weight: Handle<Param>,
+    /// Whether it reads the network's input.
+    first: bool,
+    /// Epsilon of the normalisation in front of it.
+    normalized: Option<f32>,
 }
 
 /// Builds the layer.
 pub(crate) struct Builder {
+    /// A module without anything, for the types of operations.
+    empty: Module,
     layer: Layer,
-    params: Arena<Param>,
-    weights: Vec<(String, Vec<f32>)>,
-    heads: Vec<(String, Vec<f32>)>,
-    names: Names,
+    params: Vec<Parameter>,
+    contractions: Vec<Contraction>,
+    heads: Vec<(Handle<Param>, Vec<f32>)>,
+    /// Images that samples were made into.
+    images: HashMap<(Handle<Value>, usize, bool), Handle<Value>>,
+    input: Handle<Value>,
+    input_name: String,
     features: usize,
-    tip: Tip,
-    value: Handle<Value>,
-    columns: usize,
-    /// Name of the dense layer that is being built.
-    current: String,
-    /// Epsilon of a normalisation that waits for its dense layer.
-    pending: Option<f32>,
-    /// Of each dense layer.
-    normalized: Vec<Option<f32>>,
-    step: usize,
     /// Numbers copied so far.
     copied: usize,
 }
-
-/// More layers than anything that is trained on a device.
-const LAYERS: usize = 1024;
-/// A small file can share one constant between many layers, each of which gets a copy.
-const COPIED: usize = 1 << 30;
 
 /// What the builder made.
 pub(crate) struct Built {
@@ -81,29 +97,44 @@ pub(crate) struct Built {
 impl Builder {
     pub(crate) fn new(input: &str, features: usize) -> Self {
         let mut layer = Layer::new("main", LayerRole::Whole);
-        let name = names::clean(input, "x").unwrap_or_else(|| "input".to_string());
-        let value = layer.push(Region::Forward, &name, Op::Operand(0), rows(features));
+        let ty = Type::new(DType::F32, Dim::ROWS, Dim::Const(features));
+        let value = layer.push(Region::Forward, "input", Op::Operand(0), ty);
         Self {
+            empty: module("network".to_string(), features, 1),
             layer,
-            params: Arena::default(),
-            weights: Vec::new(),
+            params: Vec::new(),
+            contractions: Vec::new(),
             heads: Vec::new(),
-            names: Names::default(),
+            images: HashMap::new(),
+            input: value,
+            input_name: names::clean(input, "x").unwrap_or_else(|| "input".to_string()),
             features,
-            tip: Tip::Input,
-            value,
-            columns: features,
-            current: String::new(),
-            pending: None,
-            normalized: Vec::new(),
-            step: 0,
             copied: 0,
         }
     }
 
-    /// Counts what was built: a value from an earlier step is no longer the last one.
-    pub(crate) fn step(&self) -> usize {
-        self.step
+    /// The samples.
+    pub(crate) fn input(&self) -> Handle<Value> {
+        self.input
+    }
+
+    /// Whether a value is the samples, perhaps as an image.
+    pub(crate) fn is_input(&self, value: Handle<Value>) -> bool {
+        match self.op(value) {
+            Op::Operand(_) => true,
+            Op::Pixels { value, .. } | Op::Reshape(value) => value == self.input,
+            _ => false,
+        }
+    }
+
+    /// What makes a value.
+    pub(crate) fn op(&self, value: Handle<Value>) -> Op {
+        self.layer.values[value].op
+    }
+
+    /// Columns of a value.
+    pub(crate) fn columns(&self, value: Handle<Value>) -> usize {
+        simplify::columns(&self.layer, value)
     }
 
     /// Accounts for a copy of a constant.
@@ -112,164 +143,386 @@ impl Builder {
         if self.copied <= COPIED { Ok(()) } else { Err(format!("more than {COPIED} parameters").into()) }
     }
 
-    /// A normalisation in front of the next dense layer.
-    pub(crate) fn normalize(&mut self, epsilon: f32) -> Result<(), Reason> {
-        if self.pending.is_some() {
-            return Err(Reason::from("two normalisations follow each other"));
-        }
-        self.pending = Some(epsilon);
-        self.step += 1;
-        Ok(())
+    fn push(&mut self, op: Op) -> Result<Handle<Value>, Reason> {
+        let ty = result_type(&self.empty, &self.layer, &op)?;
+        self.push_as(op, ty)
     }
 
-    /// A dense layer without bias.
-    pub(crate) fn dense(&mut self, name: Option<String>, weight: Matrix) -> Result<(), Reason> {
-        let Matrix { outputs, inputs, values } = weight;
-        if inputs != self.columns {
-            return Err(
-                format!("the weight has {inputs} inputs, the activation {} features", self.columns).into()
-            );
+    fn push_as(&mut self, op: Op, ty: Type) -> Result<Handle<Value>, Reason> {
+        let size = |dim| match dim {
+            Dim::Rows(size) | Dim::Const(size) => size,
+        };
+        let numbers = size(ty.rows()).checked_mul(size(ty.columns()));
+        // A window is never written down.
+        let counts = !matches!(op, Op::Window { .. } | Op::Param(_));
+        if counts && numbers.is_none_or(|numbers| numbers > LARGEST) {
+            return Err(format!("an activation of more than {LARGEST} numbers").into());
         }
+        if self.layer.forward.len() == OPERATIONS {
+            return Err(format!("more than {OPERATIONS} operations").into());
+        }
+        let value = self.layer.values.push(Value { name: String::new(), op, ty });
+        self.layer.forward.push(value);
+        Ok(value)
+    }
+
+    /// Samples, channel after channel or position after position, as an image.
+    pub(crate) fn image(
+        &mut self,
+        value: Handle<Value>,
+        channels: usize,
+        channels_first: bool,
+    ) -> Result<Handle<Value>, Reason> {
+        let key = (value, channels, channels_first);
+        if let Some(&image) = self.images.get(&key) {
+            return Ok(image);
+        }
+        let image = if channels_first {
+            self.push(Op::Pixels { value, channels })?
+        } else {
+            let rows = self.columns(value) / channels.max(1);
+            self.push_as(Op::Reshape(value), Type::new(DType::F32, Dim::Rows(rows), Dim::Const(channels)))?
+        };
+        self.images.insert(key, image);
+        Ok(image)
+    }
+
+    fn param(
+        &mut self,
+        layer: Option<String>,
+        shape: [usize; 2],
+        role: ParamRole,
+        values: Vec<f32>,
+    ) -> Result<Handle<Value>, Reason> {
+        let param = Handle::new(self.params.len());
+        self.params.push(Parameter { layer, shape, role, values });
+        let ty = Type::new(DType::F32, Dim::Const(shape[0]), Dim::Const(shape[1]));
+        self.push_as(Op::Param(param), ty)
+    }
+
+    fn weight(&mut self, layer: Option<String>, weight: Matrix) -> Result<Handle<Value>, Reason> {
+        let Matrix { outputs, inputs, values } = weight;
         if outputs == 0 || inputs == 0 {
             return Err(format!("a weight of [{outputs}, {inputs}] is empty").into());
         }
-        if self.normalized.len() == LAYERS {
-            return Err(format!("more than {LAYERS} dense layers").into());
+        if self.contractions.len() == LAYERS {
+            return Err(format!("more than {LAYERS} layers").into());
         }
-        let number = self.normalized.len() + 1;
-        self.current = self.names.unique(&name.unwrap_or_else(|| format!("dense{number}")));
-        let rhs = self.param("weight", [outputs, inputs], ParamRole::Weight, values);
-        let dot = Op::Dot { lhs: self.value, rhs };
-        self.normalized.push(self.pending.take());
-        self.columns = outputs;
-        self.push("dot", dot, Tip::Dense { bias: false });
-        Ok(())
+        self.param(layer, [outputs, inputs], ParamRole::Weight, values)
     }
 
-    /// Adds to the last dense layer's bias.
-    pub(crate) fn bias(&mut self, values: Vec<f32>) -> Result<(), Reason> {
-        if self.pending.is_some() {
-            return Err(Reason::from("a bias after a normalisation"));
-        }
-        match self.tip {
-            Tip::Dense { bias: false } => {
-                let bias = self.param("bias", [1, self.columns], ParamRole::Bias, values);
-                let sum = Op::Binary(BinaryOp::Add, self.value, bias);
-                self.push("sum", sum, Tip::Dense { bias: true });
-            }
-            Tip::Dense { bias: true } => {
-                let (_, bias) = self.weights.last_mut().expect("the last parameter is the bias");
-                bias.iter_mut().zip(values).for_each(|(bias, value)| *bias += value);
-                self.step += 1;
-            }
-            _ => {
-                return Err(Reason::from("adding a constant is only supported as the bias of a dense layer"));
-            }
-        }
-        Ok(())
+    fn note(&mut self, value: Handle<Value>, weight: Handle<Value>, normalized: Option<f32>) {
+        let first = self.is_input(value);
+        let Op::Param(weight) = self.op(weight) else { unreachable!("weights are parameters") };
+        self.contractions.push(Contraction { weight, first, normalized });
     }
 
-    /// The last dense layer's goodness head: no part of the network, but kept beside its weights.
-    pub(crate) fn head(&mut self, values: Vec<f32>) {
-        self.heads.push((format!("{}.head", self.current), values));
-    }
-
-    /// The last dense layer's activation.
-    pub(crate) fn activate(&mut self, activation: Activation) -> Result<(), Reason> {
-        match self.tip {
-            _ if self.pending.is_some() => Err(Reason::from("an activation after a normalisation")),
-            Tip::Input => Err(Reason::from("an activation before the first dense layer")),
-            Tip::Activated(first) => {
-                Err(format!("an activation directly after the activation `{}`", first.name()).into())
-            }
-            Tip::Dense { .. } => {
-                check(activation)?;
-                self.push(
-                    activation.name(),
-                    Op::Activate(activation, self.value),
-                    Tip::Activated(activation),
-                );
-                Ok(())
-            }
+    /// A dense layer without bias, or a convolution: the same for what each position sees through the window.
+    pub(crate) fn dense(
+        &mut self,
+        (value, normalized): (Handle<Value>, Option<f32>),
+        window: Option<Window>,
+        layer: Option<String>,
+        weight: Matrix,
+    ) -> Result<Handle<Value>, Reason> {
+        let inputs = self.columns(value).saturating_mul(window.map_or(1, |window| window.taps()));
+        if weight.inputs != inputs {
+            let found = weight.inputs;
+            return Err(format!("the weight has {found} inputs, the activation {inputs} features").into());
         }
-    }
-
-    /// The module, or why this is no network.
-    pub(crate) fn finish(self, name: &str) -> Result<Built, String> {
-        let normalization = self.normalization()?;
-        match self.tip {
-            Tip::Input => return Err("the network has no dense layer".to_string()),
-            Tip::Activated(last) => {
-                let task = "the task is classification with one score per class";
-                return Err(format!("the network ends in the activation `{}`; {task}", last.name()));
-            }
-            Tip::Dense { .. } if self.columns < 2 => {
-                return Err(
-                    "the network has one output; the task is classification with one score per class".into(),
-                );
-            }
-            Tip::Dense { .. } => {}
-        }
-        let mut layer = self.layer;
-        layer.outputs.push(self.value);
-        let name = names::clean(name, "network").unwrap_or_else(|| "network".to_string());
-        let module = Module {
-            name,
-            phase: Phase::Imported,
-            batch: BATCH,
-            features: self.features,
-            input: DType::F32,
-            classes: self.columns,
-            rows: RowPlan::Plain,
-            params: self.params,
-            layers: vec![layer],
+        let rhs = self.weight(layer, weight)?;
+        self.note(value, rhs, normalized);
+        let lhs = match window.filter(|window| !window.is_identity()) {
+            Some(window) => self.push(Op::Window { value, window })?,
+            None => value,
         };
-        Ok(Built { module, weights: self.weights, heads: self.heads, normalization })
+        self.push(Op::Dot { lhs, rhs })
     }
 
-    /// One normalisation for all dense layers, the first perhaps left out.
-    fn normalization(&self) -> Result<Option<Rms>, String> {
-        if self.pending.is_some() {
-            return Err("a normalisation follows the last dense layer".to_string());
+    /// A filter of its own for each channel.
+    pub(crate) fn depthwise(
+        &mut self,
+        (value, normalized): (Handle<Value>, Option<f32>),
+        window: Window,
+        layer: Option<String>,
+        weight: Matrix,
+    ) -> Result<Handle<Value>, Reason> {
+        let weight = self.weight(layer, weight)?;
+        self.note(value, weight, normalized);
+        self.push(Op::Depthwise { value, weight, window })
+    }
+
+    /// A factor for each channel.
+    pub(crate) fn scale(
+        &mut self,
+        value: Handle<Value>,
+        size: [usize; 2],
+        layer: Option<String>,
+        values: Vec<f32>,
+    ) -> Result<Handle<Value>, Reason> {
+        let weight = Matrix { outputs: values.len(), inputs: 1, values };
+        let weight = self.weight(layer, weight)?;
+        self.push(Op::Depthwise { value, weight, window: Window::new(size, size, [1; 2], [1; 2], [0; 2]) })
+    }
+
+    /// Adds a number to each column.
+    pub(crate) fn bias(
+        &mut self,
+        value: Handle<Value>,
+        layer: Option<String>,
+        values: Vec<f32>,
+    ) -> Result<Handle<Value>, Reason> {
+        let bias = self.param(layer, [1, values.len()], ParamRole::Bias, values)?;
+        self.binary(BinaryOp::Add, value, bias)
+    }
+
+    pub(crate) fn binary(
+        &mut self,
+        op: BinaryOp,
+        a: Handle<Value>,
+        b: Handle<Value>,
+    ) -> Result<Handle<Value>, Reason> {
+        self.push(Op::Binary(op, a, b))
+    }
+
+    /// Arithmetic with one number.
+    pub(crate) fn with_number(
+        &mut self,
+        op: BinaryOp,
+        value: Handle<Value>,
+        number: f32,
+    ) -> Result<Handle<Value>, Reason> {
+        if !number.is_finite() {
+            return Err(format!("arithmetic with {number}").into());
         }
-        let Some((first, rest)) = self.normalized.split_first() else { return Ok(None) };
-        let epsilon = first.or_else(|| rest.iter().find_map(|&epsilon| epsilon));
-        let Some(epsilon) = epsilon else { return Ok(None) };
-        if rest.iter().any(|&other| other != Some(epsilon)) {
-            return Err("the dense layers are not all normalised in the same way".to_string());
+        let number = self.push(Op::Constant(number))?;
+        self.binary(op, value, number)
+    }
+
+    pub(crate) fn pool(
+        &mut self,
+        op: PoolOp,
+        value: Handle<Value>,
+        window: Window,
+    ) -> Result<Handle<Value>, Reason> {
+        self.push(Op::Pool { op, value, window })
+    }
+
+    pub(crate) fn activate(
+        &mut self,
+        value: Handle<Value>,
+        activation: Activation,
+    ) -> Result<Handle<Value>, Reason> {
+        if self.is_input(value) {
+            return Err(Reason::from("an activation before the first layer with weights"));
+        }
+        check(activation)?;
+        self.push(Op::Activate(activation, value))
+    }
+
+    /// A dense layer's goodness head: no part of the network, but kept beside its weights.
+    pub(crate) fn head(&mut self, values: Vec<f32>) {
+        if let Some(last) = self.contractions.last() {
+            self.heads.push((last.weight, values));
+        }
+    }
+
+    /// The module that gives this, or why it is no network.
+    pub(crate) fn finish(mut self, output: Handle<Value>, name: &str) -> Result<Built, String> {
+        let normalization = self.normalization()?;
+        if self.contractions.is_empty() {
+            return Err("the network has no layer with weights".to_string());
+        }
+        if let Op::Activate(last, _) = self.op(output) {
+            return Err(format!("the network ends in the activation `{}`; {TASK}", last.name()));
+        }
+        let classes = self.columns(output);
+        if classes < 2 {
+            return Err(format!("the network has one output; {TASK}"));
+        }
+        let output = simplify(&mut self.layer, &mut self.params, output);
+        self.layer.outputs.push(output);
+        let names = Naming::new(&self.layer, &self.params, &self.input_name);
+        let mut module =
+            module(names::clean(name, "network").unwrap_or_else(|| "network".into()), self.features, classes);
+        let mut weights = Vec::new();
+        module.layers.push(names.layer(&self.layer, &mut self.params, &mut module.params, &mut weights));
+        let heads = self.heads.into_iter().filter_map(|(weight, values)| {
+            let layer = names.of_param(weight)?.strip_suffix(".weight")?;
+            Some((format!("{layer}.head"), values))
+        });
+        let heads = heads.collect();
+        Ok(Built { module, weights, heads, normalization })
+    }
+
+    /// One normalisation for all contractions, those of the network's input perhaps left out.
+    fn normalization(&self) -> Result<Option<Rms>, String> {
+        let of = |first| {
+            let mut found =
+                self.contractions.iter().filter(move |one| one.first == first).map(|one| one.normalized);
+            let some = found.next();
+            (some, some.is_none_or(|some| found.all(|other| other == some)))
+        };
+        let ((first, same_first), (rest, same_rest)) = (of(true), of(false));
+        let (first, rest) = (first.flatten(), rest);
+        let Some(epsilon) = first.or(rest.flatten()) else {
+            return if same_first && same_rest { Ok(None) } else { Err(mixed()) };
+        };
+        if !same_first || !same_rest || rest.is_some_and(|rest| rest != Some(epsilon)) {
+            return Err(mixed());
         }
         Ok(Some(Rms { epsilon, input: first.is_some() }))
     }
-
-    fn param(&mut self, kind: &str, shape: [usize; 2], role: ParamRole, values: Vec<f32>) -> Handle<Value> {
-        let name = format!("{}.{kind}", self.current);
-        let param = Param { name: name.clone(), shape, storage: ParamStorage::F32, role };
-        let ty = param.ty();
-        let handle = self.params.push(param);
-        self.weights.push((name.clone(), values));
-        self.layer.push(Region::Forward, &name, Op::Param(handle), ty)
-    }
-
-    fn push(&mut self, kind: &str, op: Op, tip: Tip) {
-        let name = format!("{}.{kind}", self.current);
-        self.value = self.layer.push(Region::Forward, &name, op, rows(self.columns));
-        self.tip = tip;
-        self.step += 1;
-    }
 }
 
-fn rows(columns: usize) -> Type {
-    Type::new(DType::F32, Dim::ROWS, Dim::Const(columns))
+fn mixed() -> String {
+    "the layers are not all normalised in the same way".to_string()
+}
+
+/// A module without layers.
+fn module(name: String, features: usize, classes: usize) -> Module {
+    Module {
+        name,
+        phase: Phase::Imported,
+        batch: BATCH,
+        features,
+        input: DType::F32,
+        classes,
+        rows: RowPlan::Plain,
+        params: Arena::default(),
+        layers: Vec::new(),
+    }
 }
 
 fn check(activation: Activation) -> Result<(), Reason> {
     match activation {
-        Activation::LeakyRelu(slope) if !(slope > 0.0 && slope.is_finite()) => {
+        Activation::LeakyRelu(slope)
+        | Activation::Elu(slope)
+        | Activation::HardSigmoid { alpha: slope, .. }
+            if !(slope > 0.0 && slope.is_finite()) =>
+        {
             Err(format!("a slope of {slope}").into())
+        }
+        Activation::HardSigmoid { beta, .. } if !beta.is_finite() => {
+            Err(format!("a value of {beta} at 0").into())
         }
         Activation::Clip { low, high } if low.is_nan() || high.is_nan() || low > high => {
             Err(format!("bounds {low} and {high}").into())
         }
         _ => Ok(()),
+    }
+}
+
+/// The names of a finished layer.
+struct Naming {
+    /// Of parameters, by number; none for those that are not used.
+    params: Vec<Option<String>>,
+    /// Of values, by number.
+    values: Vec<String>,
+}
+
+impl Naming {
+    fn new(layer: &Layer, params: &[Parameter], input: &str) -> Self {
+        let mut naming =
+            Self { params: vec![None; params.len()], values: vec![String::new(); layer.values.len()] };
+        naming.name_layers(layer, params);
+        naming.name_others(layer, params);
+        naming.name_values(layer, input);
+        naming
+    }
+
+    fn of_param(&self, param: Handle<Param>) -> Option<&str> {
+        self.params[param.index()].as_deref()
+    }
+
+    /// Contractions, and their biases with them.
+    fn name_layers(&mut self, layer: &Layer, params: &[Parameter]) {
+        let (mut names, mut with_bias) = (Names::default(), HashSet::new());
+        for &value in &layer.forward {
+            if let Some((weight, bias)) = simplify::contraction(layer, value) {
+                let name = self.params[weight.index()].get_or_insert_with(|| {
+                    let number = names.count() + 1;
+                    let name = params[weight.index()].layer.clone();
+                    format!("{}.weight", names.unique(&name.unwrap_or_else(|| format!("dense{number}"))))
+                });
+                // Of several biases the others are no part of the layer.
+                let name = name.strip_suffix(".weight").map(|layer| format!("{layer}.bias"));
+                if let Some(bias) = bias.filter(|_| with_bias.insert(weight)) {
+                    self.params[bias.index()] = name;
+                }
+            }
+        }
+    }
+
+    /// What is no contraction's.
+    fn name_others(&mut self, layer: &Layer, params: &[Parameter]) {
+        let mut taken = Names::default();
+        self.params.iter().flatten().for_each(|name| drop(taken.unique(name)));
+        for &value in &layer.forward {
+            if let Op::Param(param) = layer.values[value].op {
+                let of_layer = params[param.index()].layer.as_deref().unwrap_or("add");
+                let name = &mut self.params[param.index()];
+                name.get_or_insert_with(|| taken.unique(&format!("{of_layer}.bias")));
+            }
+        }
+    }
+
+    /// Each by what it is, behind the name of the last contraction above it.
+    fn name_values(&mut self, layer: &Layer, input: &str) {
+        let mut names = Names::default();
+        // The number of that contraction, and its name.
+        let mut stems: Vec<(usize, &str)> = vec![(0, ""); layer.values.len()];
+        for (number, &value) in layer.forward.iter().enumerate() {
+            let op = layer.values[value].op;
+            let mut stem = (0, "");
+            op.operands(|operand| stem = stem.max(stems[operand.index()]));
+            if let (Op::Dot { .. } | Op::Depthwise { .. }, Some((weight, _))) =
+                (op, simplify::contraction(layer, value))
+            {
+                let name = self.params[weight.index()].as_deref().unwrap_or_default();
+                stem = (number, name.strip_suffix(".weight").unwrap_or(name));
+            }
+            stems[value.index()] = stem;
+            let kind = match op {
+                Op::Param(param) => {
+                    self.values[value.index()] =
+                        names.unique(self.params[param.index()].as_deref().unwrap_or("param"));
+                    continue;
+                }
+                Op::Operand(_) => input,
+                Op::Activate(activation, _) => activation.name(),
+                Op::Binary(BinaryOp::Add, _, b) if matches!(layer.values[b].op, Op::Param(_)) => "sum",
+                op => ffc_ir::text::mnemonic(&op),
+            };
+            let name = if stem.1.is_empty() { kind.to_string() } else { format!("{}.{kind}", stem.1) };
+            self.values[value.index()] = names.unique(&name);
+        }
+    }
+
+    /// The layer with what it uses, in order, under these names.
+    fn layer(
+        &self,
+        old: &Layer,
+        parameters: &mut [Parameter],
+        params: &mut Arena<Param>,
+        weights: &mut Vec<(String, Vec<f32>)>,
+    ) -> Layer {
+        let mut layer = Layer::new("main", LayerRole::Whole);
+        let mut moved = vec![Handle::new(0); old.values.len()];
+        for &value in &old.forward {
+            let mut new = old.values[value].clone();
+            new.name = self.values[value.index()].clone();
+            if let Op::Param(param) = &mut new.op {
+                let Parameter { shape, role, values, .. } = &mut parameters[param.index()];
+                let name = self.params[param.index()].clone().unwrap_or_default();
+                weights.push((name.clone(), std::mem::take(values)));
+                *param = params.push(Param { name, shape: *shape, storage: ParamStorage::F32, role: *role });
+            }
+            new.op.operands_mut(|operand| *operand = moved[operand.index()]);
+            moved[value.index()] = layer.values.push(new);
+            layer.forward.push(moved[value.index()]);
+        }
+        layer.outputs = old.outputs.iter().map(|output| moved[output.index()]).collect();
+        layer
     }
 }

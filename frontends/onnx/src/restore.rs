@@ -4,7 +4,8 @@
 //! graph. Its metadata key `ffc.layers` lists them, with the initializers that hold their parameters, so that they need
 //! not be found in the graph. A file that predicts by its classifier has no such list: its graph is the network.
 
-use ffc_ir::module::Activation;
+use ffc_ir::Handle;
+use ffc_ir::module::{Activation, Value};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,12 @@ pub(crate) enum ActivationRecord {
     Clip { low: Option<f32>, high: Option<f32> },
     Sigmoid,
     Tanh,
+    HardSigmoid { alpha: f32, beta: f32 },
+    Elu { alpha: f32 },
+    Silu,
+    HardSwish,
+    Gelu,
+    GeluTanh,
 }
 
 impl From<Activation> for ActivationRecord {
@@ -57,6 +64,12 @@ impl From<Activation> for ActivationRecord {
             Activation::Clip { low, high } => Self::Clip { low: finite(low), high: finite(high) },
             Activation::Sigmoid => Self::Sigmoid,
             Activation::Tanh => Self::Tanh,
+            Activation::HardSigmoid { alpha, beta } => Self::HardSigmoid { alpha, beta },
+            Activation::Elu(alpha) => Self::Elu { alpha },
+            Activation::Silu => Self::Silu,
+            Activation::HardSwish => Self::HardSwish,
+            Activation::Gelu => Self::Gelu,
+            Activation::GeluTanh => Self::GeluTanh,
         }
     }
 }
@@ -71,6 +84,12 @@ impl From<ActivationRecord> for Activation {
             }
             ActivationRecord::Sigmoid => Self::Sigmoid,
             ActivationRecord::Tanh => Self::Tanh,
+            ActivationRecord::HardSigmoid { alpha, beta } => Self::HardSigmoid { alpha, beta },
+            ActivationRecord::Elu { alpha } => Self::Elu(alpha),
+            ActivationRecord::Silu => Self::Silu,
+            ActivationRecord::HardSwish => Self::HardSwish,
+            ActivationRecord::Gelu => Self::Gelu,
+            ActivationRecord::GeluTanh => Self::GeluTanh,
         }
     }
 }
@@ -108,10 +127,14 @@ impl Plan {
     pub(crate) fn network(self, model: &Model) -> Result<Network, OnnxError> {
         let (input, dims) = only_input(model)?;
         let mut builder = Builder::new(&input.name, features(input, dims)?);
+        let mut value = builder.input();
         for layer in &self.layers.layers {
-            if let Err(reason) = restore(&mut builder, model, layer) {
-                return refuse(format!("layer `{}` cannot be restored: {reason}", layer.name));
-            }
+            value = match restore(&mut builder, model, layer, value) {
+                Ok(value) => value,
+                Err(reason) => {
+                    return refuse(format!("layer `{}` cannot be restored: {reason}", layer.name));
+                }
+            };
         }
         if self.layers.normalization.is_some_and(|rms| !(rms.epsilon >= 0.0 && rms.epsilon.is_finite())) {
             return refuse(format!("metadata `{LAYERS_KEY}` is damaged: an epsilon that is no small number"));
@@ -119,7 +142,7 @@ impl Plan {
         let [output] = model.outputs.as_slice() else {
             return refuse(format!("the model has {} outputs, not one", model.outputs.len()));
         };
-        let built = builder.finish(&model.name).map_err(OnnxError::NotANetwork)?;
+        let built = builder.finish(value, &model.name).map_err(OnnxError::NotANetwork)?;
         let mut interface = interface(model, output, built.module.classes)?;
         interface.softmax = self.layers.softmax;
         interface.normalization = self.layers.normalization;
@@ -128,7 +151,12 @@ impl Plan {
     }
 }
 
-fn restore(builder: &mut Builder, model: &Model, layer: &LayerRecord) -> Result<(), Reason> {
+fn restore(
+    builder: &mut Builder,
+    model: &Model,
+    layer: &LayerRecord,
+    value: Handle<Value>,
+) -> Result<Handle<Value>, Reason> {
     let constant = |name: &str| {
         let tensor = model.graph.constants.get(name);
         let tensor = tensor.ok_or_else(|| Reason::from(format!("there is no initializer `{name}`")))?;
@@ -141,21 +169,24 @@ fn restore(builder: &mut Builder, model: &Model, layer: &LayerRecord) -> Result<
         return Err(format!("`{}` is not a matrix", layer.weight).into());
     };
     builder.charge(values.len())?;
-    builder.dense(names::clean(&layer.name, "layer"), Matrix { outputs, inputs, values })?;
+    let name = names::clean(&layer.name, "layer");
+    let mut value = builder.dense((value, None), None, name.clone(), Matrix { outputs, inputs, values })?;
     if let Some(bias) = &layer.bias {
         let (_, values) = constant(bias)?;
         if values.len() != outputs {
             return Err(format!("`{bias}` has {} elements, not {outputs}", values.len()).into());
         }
-        builder.bias(values)?;
+        value = builder.bias(value, name, values)?;
     }
-    layer.activation.map_or(Ok(()), |activation| builder.activate(activation.into()))?;
-    let Some(head) = &layer.head else { return Ok(()) };
+    if let Some(activation) = layer.activation {
+        value = builder.activate(value, activation.into())?;
+    }
+    let Some(head) = &layer.head else { return Ok(value) };
     let (dims, values) = constant(head)?;
     if dims.len() != 2 || dims[1] != outputs {
         return Err(format!("`{head}` has the shape {dims:?}, not [classes, {outputs}]").into());
     }
     builder.charge(values.len())?;
     builder.head(values);
-    Ok(())
+    Ok(value)
 }

@@ -6,25 +6,13 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use common::Values;
+use common::evaluate::activate;
 use ffc_ir::module::{Activation, Op};
 use ffc_onnx::{
     ExportError, ExportLayer, ExportModel, Interface, Network, NoExternalData, Prediction, PredictionKind,
     Rms, Size, SoftmaxTail, decode, export, import, read,
 };
-
-/// A fixed sequence of values around zero.
-struct Values(u64);
-
-impl Values {
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn take(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.next()).collect()
-    }
-}
 
 const CLASSES: usize = 3;
 const SHAPE: [usize; 3] = [2, 3, 2];
@@ -271,22 +259,6 @@ fn dense(weight: &[f32], bias: Option<&[f32]>, input: &[f64]) -> Vec<f64> {
     weight.chunks(input.len()).enumerate().map(|(index, row)| dot(row) + bias(index)).collect()
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::Relu => x.max(0.0),
-        Activation::LeakyRelu(slope) => {
-            if x > 0.0 {
-                x
-            } else {
-                x * f64::from(slope)
-            }
-        }
-        Activation::Clip { low, high } => x.clamp(low.into(), high.into()),
-        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
-        Activation::Tanh => x.tanh(),
-    }
-}
-
 fn mean_square(values: &[f64]) -> f64 {
     values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64
 }
@@ -294,17 +266,6 @@ fn mean_square(values: &[f64]) -> f64 {
 fn log_softmax(values: &[f64]) -> Vec<f64> {
     let sum = values.iter().map(|x| x.exp()).sum::<f64>().ln();
     values.iter().map(|x| x - sum).collect()
-}
-
-/// A Python that has onnxruntime; its absence is said aloud.
-fn python() -> Option<String> {
-    let python = std::env::var("FFC_PYTHON").unwrap_or_else(|_| "python3".to_string());
-    let has = Command::new(&python).args(["-c", "import numpy, onnxruntime"]).output();
-    if has.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    common::skip("no Python with onnxruntime; set FFC_PYTHON");
-    None
 }
 
 /// Runs the cases in onnxruntime.
@@ -330,7 +291,7 @@ fn shape(interface: &Interface, batch: usize) -> Vec<usize> {
 
 #[test]
 fn onnxruntime_computes_what_was_exported() {
-    let Some(python) = python() else { return };
+    let Some(python) = common::python("numpy, onnxruntime") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut cases = Vec::new();
     let mut values = Values(11);
@@ -396,7 +357,7 @@ fn unchanged(network: &Network) -> ExportModel {
 /// What is imported means what the file meant: written again, it computes the same.
 #[test]
 fn onnxruntime_computes_the_same_before_and_after() {
-    let Some(python) = python() else { return };
+    let Some(python) = common::python("numpy, onnxruntime") else { return };
     let folder = tempfile::tempdir().unwrap();
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let mut files: Vec<_> = ["multi", "multi_nozip", "strings", "double"]

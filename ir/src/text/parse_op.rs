@@ -124,31 +124,26 @@ impl Parser<'_, '_> {
         Ok((velocity, momentum))
     }
 
+    /// `relu` or `clip(0, 6)`.
     fn activation(&mut self) -> Parsed<Activation> {
         let place = self.peek();
-        match self.word("an activation")? {
-            "relu" => Ok(Activation::Relu),
-            "sigmoid" => Ok(Activation::Sigmoid),
-            "tanh" => Ok(Activation::Tanh),
-            "leaky_relu" => {
-                self.mark('(')?;
-                let alpha = self.float()?;
-                self.mark(')')?;
-                Ok(Activation::LeakyRelu(alpha))
-            }
-            "clip" => {
-                self.mark('(')?;
-                let low = self.float()?;
-                self.mark(',')?;
-                let high = self.float()?;
-                self.mark(')')?;
-                Ok(Activation::Clip { low, high })
-            }
-            other => {
-                let help = "there are: relu, leaky_relu(slope), clip(low, high), sigmoid, tanh";
-                Err(place.fail(format!("`{other}` is no activation")).with_help(help))
-            }
+        let name = self.word("an activation")?;
+        let find = |numbers| Activation::all(numbers).into_iter().find(|function| function.name() == name);
+        let Some(found) = find([0.0; 2]) else {
+            let names = Activation::all([0.0; 2]).map(Activation::name);
+            let help = format!("there are: {}", names.join(", "));
+            return Err(place.fail(format!("`{name}` is no activation")).with_help(help));
+        };
+        let mut numbers = [0.0; 2];
+        let count = found.numbers().len();
+        for (index, number) in numbers[..count].iter_mut().enumerate() {
+            self.mark(if index == 0 { '(' } else { ',' })?;
+            *number = self.float()?;
         }
+        if count > 0 {
+            self.mark(')')?;
+        }
+        Ok(find(numbers).unwrap_or(found))
     }
 
     fn next_value(&mut self) -> Parsed<Handle<Value>> {

@@ -178,10 +178,9 @@ fn geometry(window: &Window) -> Vec<String> {
 }
 
 fn function(activation: Activation) -> String {
-    let name = activation.name();
-    match activation {
-        Activation::LeakyRelu(alpha) => format!("{name}({})", number(alpha)),
-        Activation::Clip { low, high } => format!("{name}({}, {})", number(low), number(high)),
-        Activation::Relu | Activation::Sigmoid | Activation::Tanh => name.to_string(),
+    let numbers: Vec<String> = activation.numbers().into_iter().map(number).collect();
+    match numbers.as_slice() {
+        [] => activation.name().to_string(),
+        numbers => format!("{}({})", activation.name(), numbers.join(", ")),
     }
 }

@@ -19,9 +19,12 @@ pub(super) fn faults(op: &Op) -> Vec<String> {
 
 fn activation_faults(activation: Activation) -> Vec<String> {
     match activation {
-        Activation::LeakyRelu(alpha) if !(alpha.is_finite() && alpha > 0.0) => {
-            vec![format!("the slope of `leaky_relu` is {alpha}, not positive")]
+        Activation::LeakyRelu(alpha) | Activation::Elu(alpha) | Activation::HardSigmoid { alpha, .. }
+            if !(alpha.is_finite() && alpha > 0.0) =>
+        {
+            vec![format!("the slope of `{}` is {alpha}, not positive", activation.name())]
         }
+        Activation::HardSigmoid { beta, .. } => finite("beta", beta),
         Activation::Clip { low, high } if low > high || low.is_nan() || high.is_nan() => {
             vec![format!("`clip` from {low} to {high} has no inside")]
         }

@@ -46,7 +46,7 @@ impl Typing<'_> {
                 let ty = self.of(value)?;
                 self.require(matches!(ty.dtype, DType::I8 | DType::F32), ty, "i8 or f32")?;
                 let taps = |channels: usize| channels.checked_mul(window.taps());
-                self.looked_at(ty, &window, |channels| taps(channels))
+                self.looked_at(ty, &window, taps)
             }
             Op::Pool { op, value, window } => {
                 let ty = self.of(value)?;

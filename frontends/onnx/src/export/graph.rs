@@ -2,7 +2,7 @@
 
 use ffc_ir::module::Activation;
 
-use super::write::{Writer, entry, float, int};
+use super::write::{Writer, entry, float, int, text};
 use super::{ExportLayer, ExportModel, Prediction, ir_version};
 use crate::interface::{LAYERS_KEY, NORMALIZATION_KEY, OWN_KEYS, PREDICTION_KEY, SoftmaxTail};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
@@ -10,11 +10,16 @@ use crate::restore::{LayerRecord, Layers};
 
 /// The oldest operator set that is written.
 const OPSET: i64 = 17;
+/// The oldest one that has GELU.
+const OPSET_OF_GELU: i64 = 20;
 
 /// The whole file of a network whose parts fit together.
 pub(super) fn model(model: &ExportModel) -> ModelProto {
     let interface = &model.interface;
-    let opset = interface.opset.max(OPSET);
+    let gelu =
+        |layer: &ExportLayer| matches!(layer.activation, Some(Activation::Gelu | Activation::GeluTanh));
+    let oldest = if model.layers.iter().any(gelu) { OPSET_OF_GELU } else { OPSET };
+    let opset = interface.opset.max(oldest);
     let mut graph = Graph::new(model, opset);
     graph.predict();
     let metadata = metadata(model, graph.records);
@@ -145,6 +150,20 @@ impl<'a> Graph<'a> {
             }
             Activation::Sigmoid => self.writer.op("Sigmoid", &hint, &[input], Vec::new()),
             Activation::Tanh => self.writer.op("Tanh", &hint, &[input], Vec::new()),
+            Activation::HardSigmoid { alpha, beta } => {
+                let numbers = vec![float("alpha", alpha), float("beta", beta)];
+                self.writer.op("HardSigmoid", &hint, &[input], numbers)
+            }
+            Activation::Elu(alpha) => self.writer.op("Elu", &hint, &[input], vec![float("alpha", alpha)]),
+            Activation::HardSwish => self.writer.op("HardSwish", &hint, &[input], Vec::new()),
+            Activation::Silu => {
+                let gate = self.writer.op("Sigmoid", &format!("{layer}.gate"), &[input], Vec::new());
+                self.writer.op("Mul", &hint, &[input, &gate], Vec::new())
+            }
+            Activation::Gelu => self.writer.op("Gelu", &hint, &[input], Vec::new()),
+            Activation::GeluTanh => {
+                self.writer.op("Gelu", &hint, &[input], vec![text("approximate", "tanh")])
+            }
             Activation::Clip { low, high } => {
                 let low = self.writer.floats(&format!("{layer}.low"), &[], &[low]);
                 let high = self.writer.floats(&format!("{layer}.high"), &[], &[high]);

@@ -1,14 +1,15 @@
 //! Operators that move nothing: constants, shapes, and views of the activation.
 //!
-//! An activation is the matrix `[batch, features]`, seen in some shape. A view is fine as long as the batch stays the
-//! outermost dimension and the features keep their order; then it vanishes.
+//! A view of an activation ([`View`](crate::view::View)) is fine as long as the batch stays the outermost dimension;
+//! then it vanishes.
 
 use std::rc::Rc;
 
 use crate::fold::{Elements, Folded, Int};
 use crate::graph::{Attribute, Node};
-use crate::import::{Axis, Data, Dims, Importer, Known, RANK, Reason, axis};
+use crate::import::{Data, Importer, Known, Reason, axis};
 use crate::tensor::ElementType;
+use crate::view::{Axis, Dims, RANK};
 
 pub(crate) fn constant<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
     let int = |&value: &i64| Int::new(value);
@@ -26,15 +27,23 @@ pub(crate) fn constant<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Resul
 }
 
 pub(crate) fn constant_of_shape<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
-    let dims = importer.folded(node, 0)?.as_known()?;
-    let value = match node.attributes.get("value") {
-        Some(Attribute::Tensor(tensor)) => match tensor.integers().as_deref() {
-            Some([value]) => Int::new(*value),
-            _ => return Err(Reason::from("attribute `value` is not one integer")),
-        },
-        _ => return Err(Reason::from("attribute `value` is not one integer")),
+    let dims = importer.folded(node, 0)?;
+    if dims.as_ints()?.iter().any(|int| int.batch) {
+        // Only what is as random as a batch is large needs this.
+        return importer.set(node, Known::Noise);
+    }
+    let dims = dims.as_known()?;
+    let tensor = match node.attributes.get("value") {
+        Some(Attribute::Tensor(tensor)) => Some(tensor),
+        _ => None,
     };
-    importer.set(node, Known::Folded(Folded::filled(&dims, value)?))
+    let folded = match tensor.map(|tensor| (tensor.integers(), tensor.floats())) {
+        None => Folded::repeated(&dims, 0.0)?,
+        Some((Some(integers), _)) if integers.len() == 1 => Folded::filled(&dims, Int::new(integers[0]))?,
+        Some((_, Some(floats))) if floats.len() == 1 => Folded::repeated(&dims, floats[0])?,
+        Some(_) => return Err(Reason::from("attribute `value` is not one number")),
+    };
+    importer.set(node, Known::Folded(folded))
 }
 
 pub(crate) fn identity<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
@@ -50,9 +59,9 @@ pub(crate) fn cast<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<()
     let known = importer.known(node, 0)?;
     let vanishes = match &known {
         Known::Data(_) => to_float,
-        Known::Labels => true,
+        Known::Labels | Known::Noise => true,
         Known::Folded(Folded { elements: Elements::Ints(_), .. }) => to_int,
-        Known::Folded(Folded { elements: Elements::Floats(_), .. }) => to_float,
+        Known::Folded(Folded { elements: Elements::Floats(_) | Elements::Repeated(_), .. }) => to_float,
         _ => false,
     };
     match vanishes {
@@ -63,7 +72,7 @@ pub(crate) fn cast<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<()
 
 pub(crate) fn shape<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
     let shape = match importer.known(node, 0)? {
-        Known::Data(data) => data.dims.iter().map(|axis| axis.int()).collect(),
+        Known::Data(data) => data.view.dims().iter().map(|axis| axis.int()).collect(),
         Known::Folded(folded) => folded.dims.iter().map(|&dim| Int::new(dim as i64)).collect(),
         _ => return Err(Reason::from("the shape of a value that is no activation")),
     };
@@ -141,8 +150,8 @@ fn squeeze<'m>(importer: &mut Importer<'m>, node: &'m Node, axes: Option<Vec<i64
             importer.set(node, Known::Folded(folded.reshaped(dims)))
         }
         Known::Data(data) => {
-            let dims = squeezed(&data.dims, Axis::Fixed(1), axes)?;
-            view(importer, node, dims)
+            let dims = squeezed(&data.view.dims(), Axis::Fixed(1), axes)?;
+            view(importer, node, data, &dims)
         }
         Known::Labels => importer.set(node, Known::Labels),
         _ => Err(Reason::from("input 0 is not an activation")),
@@ -179,8 +188,8 @@ fn unsqueeze<'m>(importer: &mut Importer<'m>, node: &'m Node, axes: &[i64]) -> R
             importer.set(node, Known::Folded(folded.reshaped(dims)))
         }
         Known::Data(data) => {
-            let dims = unsqueezed(&data.dims, Axis::Fixed(1), axes)?;
-            view(importer, node, dims)
+            let dims = unsqueezed(&data.view.dims(), Axis::Fixed(1), axes)?;
+            view(importer, node, data, &dims)
         }
         _ => Err(Reason::from("input 0 is not an activation")),
     }
@@ -200,21 +209,23 @@ fn unsqueezed<T: Copy>(dims: &[T], one: T, axes: &[i64]) -> Result<Vec<T>, Reaso
 }
 
 pub(crate) fn flatten<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
-    let data = importer.data(node, 0)?;
-    let rank = data.dims.len();
+    let data = activation(importer, node)?;
+    let dims = data.view.dims();
     let at = match node.int("axis", 1)? {
-        end if end == rank as i64 => rank,
-        at => axis(at, rank)?,
+        end if end == dims.len() as i64 => dims.len(),
+        at => axis(at, dims.len())?,
     };
-    let (outer, inner) = data.dims.split_at(at);
+    let (outer, inner) = dims.split_at(at);
     let outer_is_batch = outer.iter().filter(|&&axis| axis != Axis::Fixed(1)).eq([&Axis::Batch]);
     match size(inner) {
-        Some(features) if outer_is_batch => view(importer, node, vec![Axis::Batch, Axis::Fixed(features)]),
-        _ => {
-            Err(format!("flattening {} at axis {at} does not give [batch, features]", Dims(&data.dims))
-                .into())
-        }
+        Some(features) if outer_is_batch => view(importer, node, data, &[Axis::Batch, Axis::Fixed(features)]),
+        _ => Err(format!("flattening {} at axis {at} does not give [batch, features]", Dims(&dims)).into()),
     }
+}
+
+/// The activation, normalised or not.
+fn activation<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<Data, Reason> {
+    importer.contracted(node, 0)
 }
 
 /// The product of dimensions without the batch.
@@ -229,44 +240,27 @@ pub(crate) fn transpose<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Resu
     let known = importer.known(node, 0)?;
     let perm = node.ints("perm")?;
     if let Known::Folded(folded) = known {
-        return match perm.as_deref() {
-            None | Some([1, 0]) => {
-                importer.builder.charge(folded.dims.iter().product())?;
-                importer.set(node, Known::Folded(folded.transposed()?))
-            }
-            _ => Err(Reason::from("only a constant matrix can be transposed")),
-        };
+        let order = order(perm, folded.dims.len())?;
+        importer.builder.charge(folded.dims.iter().product())?;
+        return importer.set(node, Known::Folded(folded.permuted(&order)?));
     }
-    let data = importer.data(node, 0)?;
-    let perm = perm.unwrap_or_else(|| (0..data.dims.len() as i64).rev().collect());
-    let dims = permuted(&data.dims, &perm)?;
-    let order =
-        |dims: &[Axis]| dims.iter().copied().filter(|&axis| axis != Axis::Fixed(1)).collect::<Vec<_>>();
-    let moves = moved(&data.dims, &perm);
-    if moves || order(&dims) != order(&data.dims) {
-        return Err(
-            format!("transposing {} by {perm:?} changes the features' order", Dims(&data.dims)).into()
-        );
-    }
-    view(importer, node, dims)
+    let data = activation(importer, node)?;
+    let order = order(perm, data.view.rank())?;
+    let turned = data.view.permuted(&order);
+    starts_with_batch(&turned.dims())?;
+    importer.set(node, Known::Data(Data { view: turned, ..data }))
 }
 
-fn permuted(dims: &[Axis], perm: &[i64]) -> Result<Vec<Axis>, Reason> {
-    let places = perm.iter().map(|&at| usize::try_from(at).ok().filter(|&at| at < dims.len()));
+/// Where each dimension comes from; without a permutation they are reversed.
+fn order(perm: Option<Vec<i64>>, rank: usize) -> Result<Vec<usize>, Reason> {
+    let Some(perm) = perm else { return Ok((0..rank).rev().collect()) };
+    let places = perm.iter().map(|&at| usize::try_from(at).ok().filter(|&at| at < rank));
     let places: Option<Vec<usize>> = places.collect();
-    let is_permutation = places
-        .as_ref()
-        .is_some_and(|places| (0..dims.len()).all(|at| places.contains(&at)) && places.len() == dims.len());
-    match places {
-        Some(places) if is_permutation => Ok(places.into_iter().map(|at| dims[at]).collect()),
-        _ => Err(format!("{perm:?} is no permutation of {} dimensions", dims.len()).into()),
-    }
-}
-
-/// Whether dimensions larger than 1 change their order: two of one size could be mistaken for each other.
-fn moved(dims: &[Axis], perm: &[i64]) -> bool {
-    let large = |at: &&i64| dims.get(**at as usize).is_some_and(|&axis| axis != Axis::Fixed(1));
-    !perm.iter().filter(large).is_sorted()
+    let is_permutation =
+        |places: &Vec<usize>| places.len() == rank && (0..rank).all(|at| places.contains(&at));
+    places
+        .filter(is_permutation)
+        .ok_or_else(|| format!("{perm:?} is no permutation of {rank} dimensions").into())
 }
 
 pub(crate) fn reshape<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
@@ -284,8 +278,8 @@ pub(crate) fn reshape<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result
         }
         Known::Data(data) => {
             let batch = importer.batch;
-            let dims = resolve(&data.dims, target, copies_zero, batch)?;
-            view(importer, node, dims)
+            let dims = resolve(&data.view.dims(), target, copies_zero, batch)?;
+            view(importer, node, data, &dims)
         }
         _ => Err(Reason::from("input 0 is not an activation")),
     }
@@ -373,11 +367,20 @@ fn rest(dims: &[Axis]) -> Vec<Axis> {
     dims.iter().copied().filter(|&axis| axis != Axis::Batch).collect()
 }
 
-/// The activation in another shape, whose first dimension larger than 1 must be the batch.
-fn view<'m>(importer: &mut Importer<'m>, node: &'m Node, dims: Vec<Axis>) -> Result<(), Reason> {
-    if dims.iter().find(|&&axis| axis != Axis::Fixed(1)) != Some(&Axis::Batch) {
-        return Err(format!("the shape {} does not start with the batch", Dims(&dims)).into());
+/// The activation in another shape.
+fn view<'m>(importer: &mut Importer<'m>, node: &'m Node, data: Data, dims: &[Axis]) -> Result<(), Reason> {
+    starts_with_batch(dims)?;
+    let before = data.view.dims();
+    let view = data.view.reshaped(dims).ok_or_else(|| {
+        Reason::from(format!("reshaping {} to {} takes axes apart", Dims(&before), Dims(dims)))
+    })?;
+    importer.set(node, Known::Data(Data { view, ..data }))
+}
+
+/// Whether the first dimension larger than 1 is the batch.
+fn starts_with_batch(dims: &[Axis]) -> Result<(), Reason> {
+    match dims.iter().find(|&&axis| axis != Axis::Fixed(1)) {
+        Some(Axis::Batch) => Ok(()),
+        _ => Err(format!("the shape {} does not start with the batch", Dims(dims)).into()),
     }
-    let data: Data = importer.data(node, 0)?;
-    importer.set(node, Known::Data(Data { dims, ..data }))
 }

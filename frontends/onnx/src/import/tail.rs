@@ -31,7 +31,7 @@ fn normalize<'m>(
     softmax: SoftmaxTail,
 ) -> Result<(), Reason> {
     let mut data = importer.data(node, 0)?;
-    data.features()?;
+    data.view.features()?;
     over_classes(node, default)?;
     data.softmax = softmax;
     importer.set(node, Known::Data(data))
@@ -48,7 +48,7 @@ pub(crate) fn arg_max<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result
     let Known::Data(data) = importer.known(node, 0)? else {
         return Err(Reason::from("input 0 is not an activation"));
     };
-    data.features()?;
+    data.view.features()?;
     over_classes(node, 0)?;
     importer.set(node, Known::Labels)
 }

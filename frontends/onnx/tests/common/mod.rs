@@ -2,10 +2,14 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test code")]
 
+pub(crate) mod evaluate;
+
 use std::io::BufReader;
 use std::path::PathBuf;
+use std::process::Command;
 
-use ffc_ir::module::{Module, Op};
+use ffc_ir::module::{Module, Op, Value};
+use ffc_ir::types::Dim;
 use ffc_onnx::proto::attribute_proto::AttributeType;
 use ffc_onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use ffc_onnx::proto::{
@@ -141,6 +145,28 @@ pub(crate) fn ops(module: &Module) -> Vec<&'static str> {
     module.layers[0].values.values().map(|value| word(&value.op)).filter(|&word| word != "param").collect()
 }
 
+/// How many contractions there are.
+pub(crate) fn contractions(module: &Module) -> usize {
+    let is = |op: &Op| matches!(op, Op::Dot { .. } | Op::Depthwise { .. });
+    module.layers[0].values.values().filter(|value| is(&value.op)).count()
+}
+
+/// Multiply-accumulates of one sample.
+pub(crate) fn macs(module: &Module) -> usize {
+    let layer = &module.layers[0];
+    let size = |dim| match dim {
+        Dim::Rows(size) | Dim::Const(size) => size,
+    };
+    let macs = |value: &Value| match value.op {
+        Op::Dot { rhs: weight, .. } | Op::Depthwise { weight, .. } => {
+            let depth = size(layer.ty(weight).columns());
+            size(value.ty.rows()) * size(value.ty.columns()) * depth
+        }
+        _ => 0,
+    };
+    layer.values.values().map(macs).sum()
+}
+
 /// The module is what the IR allows.
 pub(crate) fn checked_module(network: &Network) {
     ffc_ir::verify(&network.module).unwrap_or_else(|errors| panic!("{errors:?}\n{}", network.module));
@@ -203,6 +229,26 @@ pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto { ints: ints.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 
+pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto { s: Some(value.as_bytes().to_vec()), ..attribute(name, AttributeType::String) }
+}
+
+/// `strides=2,2 group=3 auto_pad:VALID`: lists where an operator has lists.
+pub(crate) fn attributes(list: &str) -> Vec<AttributeProto> {
+    let of = |entry: &str| {
+        if let Some((name, value)) = entry.split_once(':') {
+            return text(name, value);
+        }
+        let (name, values) = entry.split_once('=').unwrap();
+        let values: Vec<i64> = values.split(',').map(|value| value.parse().unwrap()).collect();
+        match name {
+            "group" | "ceil_mode" | "count_include_pad" => int(name, values[0]),
+            _ => ints(name, &values),
+        }
+    };
+    list.split_whitespace().map(of).collect()
+}
+
 pub(crate) fn tensor(name: &str, value: TensorProto) -> AttributeProto {
     AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }
 }
@@ -224,6 +270,31 @@ pub(crate) fn shared_folder() -> Option<PathBuf> {
         return Some(folder);
     }
     skip("../shared/models is not there");
+    None
+}
+
+/// A fixed sequence of values around zero.
+pub(crate) struct Values(pub(crate) u64);
+
+impl Values {
+    pub(crate) fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn take(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+/// An interpreter with these modules; its absence is said aloud.
+pub(crate) fn python(modules: &str) -> Option<String> {
+    let python = std::env::var("FFC_PYTHON").unwrap_or_else(|_| "python3".to_string());
+    let has = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if has.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    skip(&format!("no Python with {modules}; set FFC_PYTHON"));
     None
 }
 
