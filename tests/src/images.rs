@@ -190,7 +190,7 @@ pub fn inverted(batch: usize) -> Module {
     let y = net.conv("expand", start, 9, same(start.size, 1, 1));
     let y = net.activate(y, clip);
     let y = net.depthwise("filter", y, same(y.size, 3, 1));
-    let y = net.activate(y, clip);
+    let y = net.activate(y, Activation::Silu);
     let squeezed = net.mean(y);
     let gate = net.conv("squeeze", squeezed, 3, same([1, 1], 1, 1));
     let gate = net.activate(gate, Activation::Relu);

@@ -26,7 +26,9 @@ impl Trial {
         let whole = &mut imported.layers[0];
         for value in whole.forward.clone() {
             if let Op::Activate(activation, _) = &mut whole.values[value].op {
-                *activation = Activation::Tanh;
+                if *activation != Activation::Silu {
+                    *activation = Activation::Tanh;
+                }
             }
         }
         let (module, _) = pipeline::compile(&imported, options).unwrap();

@@ -23,8 +23,8 @@
 use std::collections::{HashMap, HashSet};
 
 use ffc_ir::module::{
-    BinaryOp, Control, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, PoolOp, ReduceOp,
-    Region, Sgd,
+    BinaryOp, Control, DerivativeFrom, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, PoolOp,
+    ReduceOp, Region, Sgd,
 };
 use ffc_ir::types::{Dim, Type};
 use ffc_ir::{Handle, Window};
@@ -255,7 +255,10 @@ impl Deriver<'_> {
                 Ok(())
             }
             Op::Activate(activation, input) => {
-                let output = self.oriented("y.t", value);
+                let output = match activation.derivative_from() {
+                    DerivativeFrom::Output => self.oriented("y.t", value),
+                    DerivativeFrom::Input => self.oriented("z.t", input),
+                };
                 let mut builder = self.builder();
                 let ty = builder.ty(gradient);
                 let gradient =

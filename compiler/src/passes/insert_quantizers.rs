@@ -23,8 +23,8 @@ use std::collections::{HashMap, HashSet};
 
 use ffc_ir::Handle;
 use ffc_ir::module::{
-    BinaryOp, Control, Granularity, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, Phase,
-    PoolOp, ReduceOp, Region, Rounding, Sgd, Value,
+    BinaryOp, Control, DerivativeFrom, Granularity, Layer, LayerRole, Module, Op, Param, ParamRole,
+    ParamStorage, Phase, PoolOp, ReduceOp, Region, Rounding, Sgd, Value,
 };
 use ffc_ir::numerics::{MIN_RANGE, QMAX};
 use ffc_ir::types::{DType, Dim, Type};
@@ -109,6 +109,13 @@ fn contraction_operands(layer: &Layer, weights: &HashSet<Handle<Param>>, stride:
             op @ (Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. }) => op.operands(&mut want),
             // Sums of sums stay sums; gradients that are pooled and nothing else are not worth a quantizer.
             Op::Pool { value, .. } if region != Region::Update && !is_pool(value) => want(value),
+            // Kept for the gradient; prediction quantizes it too, to compute what training does.
+            Op::Activate(activation, input)
+                if layer.role == LayerRole::Hidden
+                    && activation.derivative_from() == DerivativeFrom::Input =>
+            {
+                want(input);
+            }
             _ => {}
         }
     }
