@@ -122,7 +122,7 @@ pub fn prepare(
     data::check_classes(&description.class_names, &data, &setting.data)?;
     description.class_names.clone_from(&data.class_names);
     if source.description.is_none() {
-        description.options.preprocessing = preprocessing::find(args, &source.network.interface, &data)?;
+        description.options.preprocessing = preprocessing::find(args, &source.network, &data)?;
     }
     check_input(&description.options, &data)?;
     check_fixed(&source, &description.options)?;

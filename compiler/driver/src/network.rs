@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ffc_ir::module::{Module, ParamRole};
+use ffc_ir::module::{Module, Op, ParamRole};
 use ffc_onnx::Interface;
 
 use crate::Failure;
@@ -31,6 +31,15 @@ impl Network {
             module.name = identifier(stem);
         }
         Ok(Self { module, weights, interface })
+    }
+
+    /// Channels of the image that the network's input is, if it is one.
+    pub fn image_channels(&self) -> Option<usize> {
+        let whole = self.module.layers.first()?;
+        whole.values.values().find_map(|value| match value.op {
+            Op::Pixels { channels, .. } => Some(channels),
+            _ => None,
+        })
     }
 
     /// Number of weights and biases.

@@ -8,6 +8,7 @@ use ffc_ir::types::DType;
 use ffc_onnx::Interface;
 
 use crate::Failure;
+use crate::network::Network;
 use crate::options::TrainingArgs;
 
 /// Metadata key of the scale.
@@ -20,11 +21,13 @@ pub const STD_KEY: &str = "ffc.input_std";
 /// Standardised features beyond this many deviations saturate, so that a rare outlier does not coarsen all others.
 const MAX_DEVIATIONS: f32 = 8.0;
 
-/// Preprocessing of a data set: flags first, then the file's metadata, then the training split's statistics.
+/// Preprocessing of a data set: flags first, then the file's metadata, then the training split's statistics. Numbers per
+/// channel stay so where the network's input is an image of `channels`; others take one per feature.
 ///
 /// # Errors
 /// When there are as many numbers as neither channels nor features.
-pub fn find(args: &TrainingArgs, interface: &Interface, data: &Dataset) -> Result<Preprocessing, Failure> {
+pub fn find(args: &TrainingArgs, network: &Network, data: &Dataset) -> Result<Preprocessing, Failure> {
+    let interface = &network.interface;
     let features = data.train.width();
     let scale =
         args.input_scale.or(metadata(interface, SCALE_KEY)?.and_then(|numbers| numbers.first().copied()));
@@ -39,8 +42,9 @@ pub fn find(args: &TrainingArgs, interface: &Interface, data: &Dataset) -> Resul
         }
     };
     let channels = data.image_shape().map_or(1, |[channels, ..]| channels);
-    let mean = spread("mean", mean, channels, features)?;
-    let std = spread("std", std, channels, features)?;
+    let image = network.image_channels() == Some(channels);
+    let mean = spread("mean", mean, channels, features, image)?;
+    let std = spread("std", std, channels, features, image)?;
     let (low, high) = range(data, scale, &mean, &std);
     let input = match data.train.features {
         Features::U8(_) => DType::U8,
@@ -68,10 +72,17 @@ fn metadata(interface: &Interface, key: &str) -> Result<Option<Vec<f32>>, Failur
     }
 }
 
-/// One number, or one a feature.
-fn spread(what: &str, numbers: Vec<f32>, channels: usize, features: usize) -> Result<Vec<f32>, Failure> {
+/// One number, or one a channel of an image, or one a feature.
+fn spread(
+    what: &str,
+    numbers: Vec<f32>,
+    channels: usize,
+    features: usize,
+    image: bool,
+) -> Result<Vec<f32>, Failure> {
     match numbers.len() {
         1 => Ok(numbers),
+        n if image && n == channels => Ok(numbers),
         n if n == features => Ok(numbers),
         n if n == channels && features.is_multiple_of(n) => {
             let area = features / n;
@@ -85,19 +96,21 @@ fn spread(what: &str, numbers: Vec<f32>, channels: usize, features: usize) -> Re
 
 /// Smallest and largest preprocessed value: of 8-bit data what it can be, of other data what it is, within bounds.
 fn range(data: &Dataset, scale: f32, mean: &[f32], std: &[f32]) -> (f32, f32) {
-    let at = |numbers: &[f32], feature: usize| if numbers.len() == 1 { numbers[0] } else { numbers[feature] };
+    let features = data.train.width();
+    // One for all, or one for each of so many neighbours.
+    let at = |numbers: &[f32], feature: usize| numbers[feature * numbers.len() / features];
     let value = |raw: f32, feature: usize| (raw * scale - at(mean, feature)) / at(std, feature);
     let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
     let mut see = |value: f32| {
         low = low.min(value);
         high = high.max(value);
     };
-    let features = data.train.width();
     match &data.train.features {
         Features::U8(_) => {
-            let statistics = mean.len().max(std.len());
-            (0..statistics)
-                .for_each(|feature| [0.0, 255.0].map(|raw| see(value(raw, feature))).into_iter().collect());
+            for feature in 0..features {
+                see(value(0.0, feature));
+                see(value(255.0, feature));
+            }
         }
         Features::F32(values) => {
             values.iter().enumerate().for_each(|(index, &raw)| see(value(raw, index % features)));

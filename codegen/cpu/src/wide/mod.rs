@@ -66,8 +66,7 @@ pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
 
 /// Whether a kernel is written here. Others are left to Cranelift.
 pub(crate) fn takes(program: &Program, kernel: &Kernel) -> bool {
-    let places =
-        |expr: &Expr| !matches!(expr, Expr::Load(_, At::Flat(_) | At::Window { .. } | At::Planar { .. }));
+    let places = |expr: &Expr| !matches!(expr, Expr::Load(_, At::Window { .. } | At::Planar { .. }));
     let contracts = kernel.contraction.is_none_or(|contraction| {
         let [lhs, rhs] =
             [contraction.lhs, contraction.rhs].map(|buffer| is_padded_operand(&program.buffers[buffer]));

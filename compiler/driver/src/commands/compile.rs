@@ -75,7 +75,7 @@ pub fn run(args: Compile) -> Result<(), Failure> {
     if let (Some(path), None) = (&args.data, &source.description) {
         let load = LoadOptions { cache: data::cache_folder(), ..LoadOptions::default() };
         let data = data::load(path, &load, &source.network)?;
-        description.options.preprocessing = preprocessing::find(&flags, &source.network.interface, &data)?;
+        description.options.preprocessing = preprocessing::find(&flags, &source.network, &data)?;
         description.augmentation.of(&data, path, description.seed)?;
     }
     let compiled = compile::compile(&source.network.module, &description.options)?;

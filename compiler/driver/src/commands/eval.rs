@@ -97,7 +97,7 @@ fn options(source: &Source, data: &Dataset, precision: Precision, batch: usize) 
         None => {
             let mut options = RECIPES[0].options();
             let flags = TrainingArgs::default();
-            options.preprocessing = preprocessing::find(&flags, &source.network.interface, data)?;
+            options.preprocessing = preprocessing::find(&flags, &source.network, data)?;
             source.keep(&mut options)?;
             options.batch = batch.clamp(1, 1024);
             options

@@ -93,7 +93,8 @@ impl Emitter<'_> {
                 At::RowSample(per) => (vector_pitch(buffer), per),
                 At::Transposed => (buffer.dtype.bytes(), 1),
                 At::Column | At::Scalar => (0, 1),
-                At::Flat(_) | At::Window { .. } | At::Planar { .. } => {
+                At::Flat(columns) => (columns * buffer.dtype.bytes(), 1),
+                At::Window { .. } | At::Planar { .. } => {
                     unreachable!("images are Cranelift's work")
                 }
             };
