@@ -51,36 +51,110 @@ pub fn peak(target: &Target) -> Result<Option<Alone>, CodegenError> {
 /// # Errors
 /// When the target cannot be compiled for.
 pub fn contraction(target: &Target, shape: Shape) -> Result<Alone, CodegenError> {
-    let artifact = compile(&[CpuBackend::new(target.clone())?], &program(shape))?;
-    Ok(Alone { artifact, macs: shape.iter().product() })
+    let [rows, columns, depth] = shape.map(Extent::Const);
+    let operands = [[rows, depth], [columns, depth]].map(|shape| Operand { shape, image: false });
+    let macs = shape.iter().product();
+    alone(target, [rows, columns], depth, Geometry::Dense, operands, macs)
+}
+
+/// A contraction of images, of which only each row's largest sum is kept. `channels` are the image's; `filters` count
+/// where each has channels of its own.
+///
+/// # Errors
+/// When the target cannot be compiled for.
+///
+/// # Panics
+/// When the geometry has no window.
+pub fn images(
+    target: &Target,
+    geometry: Geometry,
+    samples: usize,
+    [channels, filters]: [usize; 2],
+) -> Result<Alone, CodegenError> {
+    let (Geometry::Convolution(window)
+    | Geometry::ConvolutionGrad(window)
+    | Geometry::Depthwise(window)
+    | Geometry::DepthwiseGrad(window)) = geometry
+    else {
+        panic!("a dense contraction has no window")
+    };
+    let [inputs, outputs] = [window.inputs(), window.outputs()].map(|size| Extent::Rows(samples * size));
+    let [deep, taps, channels, filters] =
+        [window.taps() * channels, window.taps(), channels, filters].map(Extent::Const);
+    let matrix = |shape| Operand { shape, image: false };
+    let image = |positions| Operand { shape: [positions, channels], image: true };
+    let (domain, depth, operands) = match geometry {
+        Geometry::Dense => unreachable!("refused above"),
+        Geometry::Convolution(_) => ([outputs, filters], deep, [image(inputs), matrix([filters, deep])]),
+        Geometry::ConvolutionGrad(_) => {
+            ([filters, deep], outputs, [matrix([filters, outputs]), image(inputs)])
+        }
+        Geometry::Depthwise(_) => ([outputs, channels], taps, [image(inputs), matrix([channels, taps])]),
+        Geometry::DepthwiseGrad(_) => ([channels, taps], outputs, [image(outputs), image(inputs)]),
+    };
+    let macs = [domain[0], domain[1], depth].map(|extent| extent.size(1)).iter().product();
+    alone(target, domain, depth, geometry, operands, macs)
+}
+
+/// An operand of a contraction.
+struct Operand {
+    shape: [Extent; 2],
+    image: bool,
+}
+
+fn alone(
+    target: &Target,
+    domain: [Extent; 2],
+    depth: Extent,
+    geometry: Geometry,
+    operands: [Operand; 2],
+    macs: usize,
+) -> Result<Alone, CodegenError> {
+    let program = program(domain, depth, geometry, operands);
+    let artifact = compile(&[CpuBackend::new(target.clone())?], &program)?;
+    Ok(Alone { artifact, macs })
 }
 
 /// A program of one contraction.
-fn program([rows, columns, depth]: Shape) -> Program {
-    let [rows, columns, depth] = [rows, columns, depth].map(Extent::Const);
+fn program(
+    [rows, columns]: [Extent; 2],
+    depth: Extent,
+    geometry: Geometry,
+    operands: [Operand; 2],
+) -> Program {
     let mut buffers = Arena::default();
-    let mut state = 0;
-    let mut buffer = |name: &str, dtype, shape, class| {
-        let offset = if matches!(class, BufferClass::Param { .. }) { state } else { 0 };
-        let buffer = Buffer { name: name.to_string(), dtype, shape, class, samples: 1, offset, dense: false };
-        if matches!(class, BufferClass::Param { .. }) {
-            state += buffer.bytes();
+    let (mut arena_bytes, mut state_bytes) = (0, 0);
+    let mut buffer = |name: &str, dtype, shape, class, dense| {
+        let end = match class {
+            BufferClass::Param { .. } => &mut state_bytes,
+            _ => &mut arena_bytes,
+        };
+        let buffer = Buffer { name: name.to_string(), dtype, shape, class, samples: 1, offset: *end, dense };
+        if matches!(class, BufferClass::Param { .. } | BufferClass::Arena) {
+            *end += buffer.bytes();
         }
         buffers.push(buffer)
     };
     let one = [Extent::Rows(1), Extent::Const(1)];
-    buffer("input", DType::U8, one, BufferClass::Input);
-    buffer("scores", DType::F32, one, BufferClass::Scores);
-    let operand = |param| BufferClass::Param { param, plane: Plane::Value };
-    let lhs = buffer("lhs", DType::I8, [rows, depth], operand(0));
-    let rhs = buffer("rhs", DType::I8, [columns, depth], operand(1));
-    let most = buffer("most", DType::I32, [rows, Extent::Const(1)], BufferClass::Arena);
-    let params = [("lhs", rows), ("rhs", columns)].map(|(name, rows)| Param {
-        name: name.to_string(),
-        shape: [rows.size(1), depth.size(1)],
-        storage: ParamStorage::I8,
-        role: ParamRole::Constant,
-    });
+    buffer("input", DType::U8, one, BufferClass::Input, false);
+    buffer("scores", DType::F32, one, BufferClass::Scores, false);
+    // What has the same size in every batch is a parameter.
+    let mut params = Vec::new();
+    let [lhs, rhs] =
+        [("lhs", &operands[0]), ("rhs", &operands[1])].map(|(name, Operand { shape, image })| {
+            let [Extent::Const(rows), Extent::Const(columns)] = *shape else {
+                return buffer(name, DType::I8, *shape, BufferClass::Arena, *image);
+            };
+            let param = params.len();
+            params.push(Param {
+                name: name.to_string(),
+                shape: [rows, columns],
+                storage: ParamStorage::I8,
+                role: ParamRole::Constant,
+            });
+            buffer(name, DType::I8, *shape, BufferClass::Param { param, plane: Plane::Value }, false)
+        });
+    let most = buffer("most", DType::I32, [rows, Extent::Const(1)], BufferClass::Arena, false);
     let mut builder = KernelBuilder::default();
     let value = builder.expr(Expr::Accumulator);
     let reduces = vec![Reduce { op: Fold::MaxI32, value, into: most }];
@@ -89,11 +163,10 @@ fn program([rows, columns, depth]: Shape) -> Program {
         name: "contraction".to_string(),
         rows,
         columns,
-        contraction: Some(Contraction { geometry: Geometry::Dense, lhs, rhs, depth, non_negative: None }),
+        contraction: Some(Contraction { geometry, lhs, rhs, depth, non_negative: None }),
         exprs: builder.exprs,
         stages: vec![Stage { over: Over::Elements, when: None, stores: Vec::new(), reduces }],
     });
-    let arena_bytes = buffers[most].bytes();
     Program {
         name: "ceiling".to_string(),
         batch: 1,
@@ -102,7 +175,7 @@ fn program([rows, columns, depth]: Shape) -> Program {
         input: DType::U8,
         classes: 1,
         trained_layers: Vec::new(),
-        params: params.to_vec(),
+        params,
         buffers,
         kernels,
         // Artifacts have both; here only inference runs.
@@ -110,6 +183,6 @@ fn program([rows, columns, depth]: Shape) -> Program {
             .map(|purpose| Schedule { purpose, kernels: vec![kernel] })
             .to_vec(),
         arena_bytes,
-        state_bytes: state,
+        state_bytes,
     }
 }

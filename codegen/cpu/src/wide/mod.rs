@@ -73,6 +73,7 @@ pub(crate) fn takes(program: &Program, kernel: &Kernel) -> bool {
         match contraction.geometry {
             Geometry::Dense => lhs && rhs,
             Geometry::Convolution(_) => rhs,
+            Geometry::ConvolutionGrad(window) => lhs && window.spread == [1; 2],
             _ => false,
         }
     });

@@ -20,6 +20,7 @@
 //! VNNI multiplies unsigned by signed bytes. Where neither operand is known not to be negative, 128 is added to each
 //! packed byte, and accumulators start at -128 times the sum of the streamed vector.
 
+mod across;
 pub(super) mod gather;
 mod pack;
 mod tiles;
@@ -32,6 +33,7 @@ use iced_x86::code_asm::{AsmRegister64, ptr, qword_ptr, r12, r13, r14, rax, rbp,
 pub(super) use tiles::peak as peak_of_tiles;
 pub(super) use vectors::peak as peak_of_vectors;
 
+use self::across::Across;
 use super::Products;
 use super::asm::{LANES, VECTOR, offset_of, times, x86};
 use super::nest::Emitter;
@@ -58,12 +60,19 @@ pub(super) enum Order {
     Panel,
     /// The rows of the chunk at hand.
     Rows,
+    /// What positions see of the columns of every other panel and the one behind it.
+    Across,
 }
 
 /// What a contraction packs, and the most rows of a chunk, for a domain of this size.
 pub(super) fn order(kernel: &Kernel, [rows, columns, depth]: [usize; 3]) -> (Order, usize) {
     /// Turning the results of an element costs as much as packing this many tenths of a byte.
     const TURN: usize = 16;
+    /// Most rows that share what is packed of an image.
+    const MOST: usize = 512;
+    if kernel.contraction.as_ref().and_then(across::window).is_some() {
+        return (Order::Across, MOST);
+    }
     let depth = depth.next_multiple_of(STEP);
     let [rows, columns] = [rows, columns].map(|size| size.next_multiple_of(LANES));
     let whole = super::nest::CHUNK;
@@ -105,6 +114,7 @@ pub(super) struct Workspace {
     /// What the chunk's rows see through a window, and the bytes between them.
     gathered: i32,
     gathered_pitch: usize,
+    across_image: Across,
     /// `-128 * sum` of each streamed vector.
     starts: i32,
     /// Tile configuration.
@@ -158,6 +168,7 @@ impl Emitter<'_> {
         let (pitch, vectors) = match order {
             Order::Columns => (depth * LANES, self.columns_of(contraction).next_multiple_of(LANES * tiles)),
             Order::Panel => (depth.min(PIECE) * LANES, LANES * tiles),
+            Order::Across => (depth.min(across::PIECE) * LANES, across::TILES * LANES),
             Order::Rows => (depth * LANES, self.chunk.next_multiple_of(LANES)),
         };
         let seen = gather::seen_rows(contraction, self.buffer(contraction.lhs));
@@ -177,6 +188,7 @@ impl Emitter<'_> {
             spare: asm.room(LANES * VECTOR),
             gathered: asm.room(if seen.is_some() { chunk * gathered_pitch } else { 0 }),
             gathered_pitch,
+            across_image: Across::new(asm, order == Order::Across),
             starts: asm.room(chunk.max(LANES * tiles) * 4),
             configuration: asm.room(VECTOR),
             depth: asm.room(8),
@@ -244,6 +256,10 @@ impl Emitter<'_> {
                 self.contract_rows(contraction, work, columns);
             }
             Order::Panel => self.contract_pieces(contraction, work),
+            Order::Across => {
+                let window = across::window(contraction).expect("only gradients are packed so");
+                self.contract_across(contraction, work, &window);
+            }
             Order::Columns => {}
         }
         x86!(self.asm;
