@@ -30,6 +30,7 @@ pub struct Options {
     #[serde(with = "limit")]
     pub range_limit: f32,
     /// Cells along each side to which a head pools an image, at most.
+    #[serde(default = "default_grid")]
     pub grid: usize,
     /// Samples in a batch.
     pub batch: usize,
@@ -108,6 +109,11 @@ pub const RMS_EPSILON: f32 = 1e-6;
 
 /// Cells along each side to which `projection` pools an image, unless the options say otherwise.
 pub const GRID: usize = 2;
+
+/// What programs were compiled with before there was a choice.
+fn default_grid() -> usize {
+    GRID
+}
 
 /// How classes are predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -188,6 +188,7 @@ pub fn check_fixed(source: &Source, options: &Options) -> Result<(), Failure> {
         ("momentum", options.momentum != own.momentum),
         ("classifier-rate", options.classifier_rate != own.classifier_rate),
         ("deeper-rate", options.deeper_rate != own.deeper_rate),
+        ("grid", options.grid != own.grid),
         ("look-ahead", options.look_ahead != own.look_ahead),
         ("normalization", options.normalization != own.normalization),
         ("predict", options.predict != own.predict),

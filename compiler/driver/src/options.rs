@@ -104,6 +104,9 @@ pub struct TrainingArgs {
     /// Factor of deeper hidden layers' learning rate [default: the recipe's]
     #[arg(long, value_name = "X")]
     pub deeper_rate: Option<f32>,
+    /// Cells along each side to which heads pool images [default: 2]
+    #[arg(long, value_name = "N")]
+    pub grid: Option<usize>,
     /// Steps in which the learning rate rises to its largest [default: the recipe's]
     #[arg(long, value_name = "N")]
     pub warmup_steps: Option<usize>,
@@ -186,6 +189,7 @@ impl TrainingArgs {
             learning_rate,
             classifier_rate,
             deeper_rate,
+            grid,
             warmup_steps,
             final_rate,
             momentum,
@@ -231,6 +235,7 @@ impl TrainingArgs {
         set(&mut options.momentum, self.momentum);
         set(&mut options.classifier_rate, self.classifier_rate);
         set(&mut options.deeper_rate, self.deeper_rate);
+        set(&mut options.grid, self.grid);
         set(&mut options.look_ahead, self.look_ahead.map(Into::into));
         set(&mut options.normalization, self.normalization.map(Into::into));
         set(&mut options.predict, self.predict.map(Into::into));
@@ -276,7 +281,7 @@ impl TrainingArgs {
         number("lambda-step", self.lambda_step, "0 or a positive number", |value| value >= 0.0)?;
         number("momentum", self.momentum, "in 0..1", |value| (0.0..1.0).contains(&value))?;
         number("final-rate", self.final_rate, "in 0..=1", |value| (0.0..=1.0).contains(&value))?;
-        for (name, value) in [("batch-size", self.batch_size), ("epochs", self.epochs)] {
+        for (name, value) in [("batch-size", self.batch_size), ("epochs", self.epochs), ("grid", self.grid)] {
             if value == Some(0) {
                 return Err(Failure::usage(format!("`--{name} 0` leaves nothing to do")));
             }
