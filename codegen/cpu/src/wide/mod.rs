@@ -75,7 +75,7 @@ pub(crate) fn takes(program: &Program, kernel: &Kernel) -> bool {
             Geometry::Dense => lhs && rhs,
             Geometry::Convolution(_) => rhs,
             Geometry::ConvolutionGrad(window) => lhs && window.spread == [1; 2],
-            _ => false,
+            Geometry::Depthwise(_) | Geometry::DepthwiseGrad(_) => true,
         }
     });
     contracts && kernel.exprs.values().all(places)

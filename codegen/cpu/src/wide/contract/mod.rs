@@ -23,6 +23,7 @@
 mod across;
 pub(super) mod gather;
 mod pack;
+mod single;
 mod tiles;
 mod vectors;
 
@@ -34,6 +35,7 @@ pub(super) use tiles::peak as peak_of_tiles;
 pub(super) use vectors::peak as peak_of_vectors;
 
 use self::across::Across;
+use self::single::Single;
 use super::Products;
 use super::asm::{LANES, VECTOR, offset_of, times, x86};
 use super::nest::Emitter;
@@ -62,6 +64,8 @@ pub(super) enum Order {
     Rows,
     /// What positions see of the columns of every other panel and the one behind it.
     Across,
+    /// Nothing: channels are lanes.
+    Single,
 }
 
 /// What a contraction packs, and the most rows of a chunk, for a domain of this size.
@@ -72,6 +76,9 @@ pub(super) fn order(kernel: &Kernel, [rows, columns, depth]: [usize; 3]) -> (Ord
     const MOST: usize = 512;
     if kernel.contraction.as_ref().and_then(across::window).is_some() {
         return (Order::Across, MOST);
+    }
+    if let Some((_, gradient)) = kernel.contraction.as_ref().and_then(single::window) {
+        return (Order::Single, if gradient { single::MOST } else { super::nest::SMALL_CHUNK });
     }
     let depth = depth.next_multiple_of(STEP);
     let [rows, columns] = [rows, columns].map(|size| size.next_multiple_of(LANES));
@@ -115,6 +122,7 @@ pub(super) struct Workspace {
     gathered: i32,
     gathered_pitch: usize,
     across_image: Across,
+    single: Single,
     /// `-128 * sum` of each streamed vector.
     starts: i32,
     /// Tile configuration.
@@ -160,9 +168,11 @@ impl Emitter<'_> {
     pub(super) fn begin_contraction(&mut self, contraction: &Contraction) -> Workspace {
         let depth = contraction.depth.size(self.buffer(contraction.lhs).samples).next_multiple_of(STEP);
         let (order, tiles) = (self.order, self.tiles);
+        let channels = self.buffer(contraction.lhs).stride();
         let (pitch, vectors) = match order {
             Order::Columns => (depth * LANES, self.columns_of(contraction).next_multiple_of(LANES * tiles)),
             Order::Panel => (depth.min(PIECE) * LANES, LANES * tiles),
+            Order::Single => (0, 0),
             Order::Across => (depth.min(across::PIECE) * LANES, across::TILES * LANES),
             Order::Rows => (depth * LANES, self.chunk.next_multiple_of(LANES)),
         };
@@ -184,6 +194,7 @@ impl Emitter<'_> {
             gathered: asm.room(if seen.is_some() { chunk * gathered_pitch } else { 0 }),
             gathered_pitch,
             across_image: Across::new(asm, order == Order::Across),
+            single: Single::new(asm, contraction, channels, chunk),
             starts: asm.room(chunk.max(LANES * tiles) * 4),
             configuration: asm.room(VECTOR),
             depth: asm.room(8),
@@ -191,6 +202,10 @@ impl Emitter<'_> {
         self.size(rax, contraction.depth);
         let depth = work.depth;
         x86!(self.asm; mov(qword_ptr(rsp + depth), rax));
+        if order == Order::Single {
+            self.begin_single(contraction, &work, channels);
+            return work;
+        }
         if self.products == Products::Tiles {
             self.begin_tiles(work.configuration);
         }
@@ -201,7 +216,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn end_contraction(&mut self) {
-        if self.products == Products::Tiles {
+        if self.products == Products::Tiles && self.order != Order::Single {
             self.end_tiles();
         }
     }
@@ -211,7 +226,9 @@ impl Emitter<'_> {
         if let Some(window) = gather::seen_rows(contraction, self.buffer(contraction.lhs)) {
             self.gather_rows(contraction, work, &window);
         }
-        if work.order == Order::Rows {
+        if work.order == Order::Single {
+            self.begin_single_chunk(contraction, work);
+        } else if work.order == Order::Rows {
             self.pack_rows(contraction, work);
         } else if self.unsigned(contraction, work) == Unsigned::Shifted {
             let pitch = self.chunk_rows(contraction, work);
@@ -251,6 +268,7 @@ impl Emitter<'_> {
                 let window = across::window(contraction).expect("only gradients are packed so");
                 self.contract_across(contraction, work, &window);
             }
+            Order::Single => self.contract_single(contraction, work),
             Order::Columns => {}
         }
         x86!(self.asm;
