@@ -105,8 +105,10 @@ pub(super) struct Workspace {
     packed: i32,
     /// Bytes of 16 packed vectors.
     pitch: usize,
-    /// The accumulators, `[rows of a chunk][16 * tiles]`, once or twice.
+    /// The accumulators, `[rows of a chunk][16 * tiles]`, twice, or for each panel.
     sums: i32,
+    /// Whether there is room for all panels.
+    holds_all: bool,
     /// Where those of the panel at hand are, and where those of the next one go.
     pub(super) filled: i32,
     free: i32,
@@ -179,12 +181,17 @@ impl Emitter<'_> {
         let seen = gather::seen_rows(contraction, self.buffer(contraction.lhs));
         let gathered_pitch = gather::pitch(depth);
         let (chunk, across) = (self.chunk.next_multiple_of(LANES), order == Order::Rows);
+        let (columns, bytes) = (self.most_columns(), self.sums_bytes());
+        let holds_all = order == Order::Across && across::holds_all(columns, bytes);
         let asm = &mut self.asm;
         let work = Workspace {
             order,
             packed: asm.room(pitch * vectors / LANES),
             pitch,
-            sums: asm.room(2 * chunk * tiles * VECTOR),
+            sums: asm.room(
+                if holds_all { columns.div_ceil(tiles * LANES).next_multiple_of(2) } else { 2 } * bytes,
+            ),
+            holds_all,
             filled: asm.room(8),
             free: asm.room(8),
             column: asm.room(8),
@@ -249,6 +256,9 @@ impl Emitter<'_> {
             lea(rax, ptr(rsp + sums));
             mov(qword_ptr(rsp + free), rax);
         );
+        if let (true, Some(window)) = (work.holds_all, across::window(contraction)) {
+            self.contract_whole(contraction, work, &window);
+        }
         if work.order == Order::Columns {
             x86!(self.asm; mov(qword_ptr(rsp + column), 0));
             self.contract_packed(contraction, work);
@@ -258,6 +268,11 @@ impl Emitter<'_> {
     /// The accumulators of the chunk and the panel at hand, which has so many columns if that is known.
     pub(super) fn contract(&mut self, contraction: &Contraction, work: &Workspace, columns: Option<usize>) {
         let (filled, free) = (work.filled, work.free);
+        if work.holds_all {
+            self.find_sums(work);
+            x86!(self.asm; mov(qword_ptr(rsp + filled), rax));
+            return;
+        }
         match work.order {
             Order::Rows => {
                 let columns = columns.expect("rows are packed where columns are known");
@@ -452,6 +467,11 @@ impl Emitter<'_> {
         x86!(self.asm; mov(rax, qword_ptr(rsp + column)));
         times(&mut self.asm, rax, pitch);
         x86!(self.asm; add(to, rax));
+    }
+
+    /// How many columns the domain has at most.
+    fn most_columns(&self) -> usize {
+        self.kernel.columns.size(self.program.batch.max(self.program.infer_batch))
     }
 
     /// How many columns there are at most.
