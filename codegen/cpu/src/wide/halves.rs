@@ -92,6 +92,8 @@ fn ranges(program: &Program, kernel: &Kernel) -> Vec<Range> {
         let of = |handle: Handle<Expr>| ranges[handle.index()];
         let range = match *expr {
             Expr::ConstI32(value) => (value.into(), value.into()),
+            // What is beyond the edge is a byte, too.
+            Expr::Load(buffer, At::Window { .. }) => joined(loaded(program, buffer), (-128, 0)),
             Expr::Load(buffer, _) => loaded(program, buffer),
             Expr::Unary(Unary::Shl(by), a) => shifted(of(a), by),
             Expr::Unary(Unary::Sar(by), a) => (of(a).0 >> by, of(a).1 >> by),
@@ -108,6 +110,10 @@ fn ranges(program: &Program, kernel: &Kernel) -> Vec<Range> {
         ranges.push(if within(range, WORD) { range } else { WORD });
     }
     ranges
+}
+
+fn joined(a: Range, b: Range) -> Range {
+    (a.0.min(b.0), a.1.max(b.1))
 }
 
 fn loaded(program: &Program, buffer: Handle<ffc_ir::kernel::Buffer>) -> Range {

@@ -29,7 +29,7 @@ mod turn;
 mod values;
 
 use ffc_codegen::{Architecture, Target};
-use ffc_ir::kernel::{At, Expr, Geometry, Kernel, Program};
+use ffc_ir::kernel::{Geometry, Kernel, Program};
 use ffc_runtime::cpu::{AMX, AVX512VNNI, Level};
 
 use crate::layout::is_padded_operand;
@@ -66,18 +66,16 @@ pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
 
 /// Whether a kernel is written here. Others are left to Cranelift.
 pub(crate) fn takes(program: &Program, kernel: &Kernel) -> bool {
-    let places = |expr: &Expr| !matches!(expr, Expr::Load(_, At::Window { .. } | At::Planar { .. }));
-    let contracts = kernel.contraction.is_none_or(|contraction| {
+    kernel.contraction.is_none_or(|contraction| {
         let [lhs, rhs] =
             [contraction.lhs, contraction.rhs].map(|buffer| is_padded_operand(&program.buffers[buffer]));
         match contraction.geometry {
             Geometry::Dense => lhs && rhs,
             Geometry::Convolution(_) => rhs,
             Geometry::ConvolutionGrad(window) => lhs && window.spread == [1; 2],
-            _ => false,
+            Geometry::Depthwise(_) | Geometry::DepthwiseGrad(_) => true,
         }
-    });
-    contracts && kernel.exprs.values().all(places)
+    })
 }
 
 /// The machine code of a kernel.

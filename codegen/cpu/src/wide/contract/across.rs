@@ -5,6 +5,9 @@
 //! belong to several taps (*segments*); each segment is copied for all positions, line by line of the result, so that what
 //! lies beyond the edge is known before a line begins. Then four positions are interleaved, which leaves each lane with
 //! four columns of each four of its bytes: so words are exchanged beforehand, and come out as neighbours.
+//!
+//! Where the accumulators of all columns have room in the frame, all of them grow by one piece of the depth before the next:
+//! then the piece of the image stays in the second-level cache for all its taps, and that of the left operand for all columns.
 
 use ffc_ir::Window;
 use ffc_ir::kernel::{Contraction, Geometry};
@@ -30,6 +33,14 @@ pub(super) const PIECE: usize = 1024;
 
 /// Positions that are put together at a time: they stay in the first-level cache.
 const PART: usize = 256;
+
+/// Most bytes of the accumulators of all columns.
+const SUMS: usize = 640 << 10;
+
+/// Whether there is room for the accumulators of so many columns, and more than one group of them.
+pub(super) fn holds_all(columns: usize, bytes: usize) -> bool {
+    columns > GROUP && columns.div_ceil(GROUP / 2) * bytes <= SUMS
+}
 
 /// The frame's part in this.
 pub(super) struct Across {
@@ -68,6 +79,37 @@ pub(super) fn window(contraction: &Contraction) -> Option<Window> {
 }
 
 impl Emitter<'_> {
+    /// The accumulators of the chunk and all columns.
+    pub(super) fn contract_whole(&mut self, contraction: &Contraction, work: &Workspace, window: &Window) {
+        let (begin, depth) = (work.across_image.begin, work.depth);
+        let (panel, columns) = (self.slots.panel, self.slots.columns);
+        let [mut piece, mut group] = [0; 2].map(|_| self.asm.label());
+        x86!(self.asm; mov(qword_ptr(rsp + begin), 0));
+        self.asm.place(&mut piece);
+        x86!(self.asm; mov(qword_ptr(rsp + panel), 0));
+        self.asm.place(&mut group);
+        self.pack_across(contraction, work, window);
+        self.multiply_group(contraction, work);
+        for (slot, step, end, label) in [(panel, GROUP, columns, group), (begin, PIECE, depth, piece)] {
+            x86!(self.asm;
+                mov(rax, qword_ptr(rsp + slot));
+                add(rax, offset_of(step));
+                mov(qword_ptr(rsp + slot), rax);
+                cmp(rax, qword_ptr(rsp + end));
+                jb(label);
+            );
+        }
+    }
+
+    /// Where the accumulators of the panel at hand are, if there is room for those of all.
+    pub(super) fn find_sums(&mut self, work: &Workspace) {
+        let (panel, sums) = (self.slots.panel, work.sums);
+        let bytes = self.sums_bytes();
+        x86!(self.asm; mov(rax, qword_ptr(rsp + panel)); shr(rax, (GROUP / 2).trailing_zeros()));
+        times(&mut self.asm, rax, bytes);
+        x86!(self.asm; lea(rax, ptr(rsp + rax + sums)));
+    }
+
     /// The accumulators of the chunk and the two panels from the one at hand on, at every other panel.
     pub(super) fn contract_across(&mut self, contraction: &Contraction, work: &Workspace, window: &Window) {
         let Across { begin, .. } = work.across_image;
@@ -96,6 +138,11 @@ impl Emitter<'_> {
         let (packed, begin, depth) = (work.packed, work.across_image.begin, work.depth);
         let (filled, free) = (work.filled, work.free);
         let [mut half, mut later, mut next, mut done] = [0; 4].map(|_| self.asm.label());
+        if work.holds_all {
+            self.find_sums(work);
+            let bytes = offset_of(self.sums_bytes());
+            x86!(self.asm; mov(qword_ptr(rsp + free), rax); add(rax, bytes); mov(qword_ptr(rsp + filled), rax));
+        }
         // r14: which half.
         x86!(self.asm; xor(r14, r14));
         self.asm.place(&mut half);

@@ -106,7 +106,7 @@ impl Emitter<'_> {
     }
 
     /// Where the position `rbx` begins to look.
-    fn find_position(&mut self, window: &Window, image: Handle<Buffer>) {
+    pub(super) fn find_position(&mut self, window: &Window, image: Handle<Buffer>) {
         let sample = window.inputs() * row_bytes(self.buffer(image));
         let pads = window.pad.map(|pad| i32::try_from(pad).expect("windows are checked"));
         x86!(self.asm; mov(DOWN, rbx));

@@ -23,6 +23,7 @@
 mod across;
 pub(super) mod gather;
 mod pack;
+mod single;
 mod tiles;
 mod vectors;
 
@@ -34,6 +35,7 @@ pub(super) use tiles::peak as peak_of_tiles;
 pub(super) use vectors::peak as peak_of_vectors;
 
 use self::across::Across;
+use self::single::Single;
 use super::Products;
 use super::asm::{LANES, VECTOR, offset_of, times, x86};
 use super::nest::Emitter;
@@ -62,6 +64,8 @@ pub(super) enum Order {
     Rows,
     /// What positions see of the columns of every other panel and the one behind it.
     Across,
+    /// Nothing: channels are lanes.
+    Single,
 }
 
 /// What a contraction packs, and the most rows of a chunk, for a domain of this size.
@@ -72,6 +76,9 @@ pub(super) fn order(kernel: &Kernel, [rows, columns, depth]: [usize; 3]) -> (Ord
     const MOST: usize = 512;
     if kernel.contraction.as_ref().and_then(across::window).is_some() {
         return (Order::Across, MOST);
+    }
+    if let Some((_, gradient)) = kernel.contraction.as_ref().and_then(single::window) {
+        return (Order::Single, if gradient { single::MOST } else { super::nest::SMALL_CHUNK });
     }
     let depth = depth.next_multiple_of(STEP);
     let [rows, columns] = [rows, columns].map(|size| size.next_multiple_of(LANES));
@@ -98,8 +105,10 @@ pub(super) struct Workspace {
     packed: i32,
     /// Bytes of 16 packed vectors.
     pitch: usize,
-    /// The accumulators, `[rows of a chunk][16 * tiles]`, once or twice.
+    /// The accumulators, `[rows of a chunk][16 * tiles]`, twice, or for each panel.
     sums: i32,
+    /// Whether there is room for all panels.
+    holds_all: bool,
     /// Where those of the panel at hand are, and where those of the next one go.
     pub(super) filled: i32,
     free: i32,
@@ -115,6 +124,7 @@ pub(super) struct Workspace {
     gathered: i32,
     gathered_pitch: usize,
     across_image: Across,
+    single: Single,
     /// `-128 * sum` of each streamed vector.
     starts: i32,
     /// Tile configuration.
@@ -165,21 +175,28 @@ impl Emitter<'_> {
     pub(super) fn begin_contraction(&mut self, contraction: &Contraction) -> Workspace {
         let depth = contraction.depth.size(self.buffer(contraction.lhs).samples).next_multiple_of(STEP);
         let (order, tiles) = (self.order, self.tiles);
+        let channels = self.buffer(contraction.lhs).stride();
         let (pitch, vectors) = match order {
             Order::Columns => (depth * LANES, self.columns_of(contraction).next_multiple_of(LANES * tiles)),
             Order::Panel => (depth.min(PIECE) * LANES, LANES * tiles),
+            Order::Single => (0, 0),
             Order::Across => (depth.min(across::PIECE) * LANES, across::TILES * LANES),
             Order::Rows => (depth * LANES, self.chunk.next_multiple_of(LANES)),
         };
         let seen = gather::seen_rows(contraction, self.buffer(contraction.lhs));
         let gathered_pitch = gather::pitch(depth);
         let (chunk, across) = (self.chunk.next_multiple_of(LANES), order == Order::Rows);
+        let (columns, bytes) = (self.most_columns(), self.sums_bytes());
+        let holds_all = order == Order::Across && across::holds_all(columns, bytes);
         let asm = &mut self.asm;
         let work = Workspace {
             order,
             packed: asm.room(pitch * vectors / LANES),
             pitch,
-            sums: asm.room(2 * chunk * tiles * VECTOR),
+            sums: asm.room(
+                if holds_all { columns.div_ceil(tiles * LANES).next_multiple_of(2) } else { 2 } * bytes,
+            ),
+            holds_all,
             filled: asm.room(8),
             free: asm.room(8),
             column: asm.room(8),
@@ -189,6 +206,7 @@ impl Emitter<'_> {
             gathered: asm.room(if seen.is_some() { chunk * gathered_pitch } else { 0 }),
             gathered_pitch,
             across_image: Across::new(asm, order == Order::Across),
+            single: Single::new(asm, contraction, channels, chunk),
             starts: asm.room(chunk.max(LANES * tiles) * 4),
             configuration: asm.room(VECTOR),
             depth: asm.room(8),
@@ -199,6 +217,10 @@ impl Emitter<'_> {
         self.size(rax, contraction.depth);
         let depth = work.depth;
         x86!(self.asm; mov(qword_ptr(rsp + depth), rax));
+        if order == Order::Single {
+            self.begin_single(contraction, &work, channels);
+            return work;
+        }
         if self.products == Products::Tiles {
             self.begin_tiles(work.configuration);
         }
@@ -209,7 +231,7 @@ impl Emitter<'_> {
     }
 
     pub(super) fn end_contraction(&mut self) {
-        if self.products == Products::Tiles {
+        if self.products == Products::Tiles && self.order != Order::Single {
             self.end_tiles();
         }
     }
@@ -219,7 +241,9 @@ impl Emitter<'_> {
         if let Some(window) = gather::seen_rows(contraction, self.buffer(contraction.lhs)) {
             self.gather_rows(contraction, work, &window);
         }
-        if work.order == Order::Rows {
+        if work.order == Order::Single {
+            self.begin_single_chunk(contraction, work);
+        } else if work.order == Order::Rows {
             self.pack_rows(contraction, work);
         } else if self.unsigned(contraction, work) == Unsigned::Shifted {
             let pitch = self.chunk_rows(contraction, work);
@@ -241,6 +265,9 @@ impl Emitter<'_> {
             lea(rax, ptr(rsp + sums));
             mov(qword_ptr(rsp + free), rax);
         );
+        if let (true, Some(window)) = (work.holds_all, across::window(contraction)) {
+            self.contract_whole(contraction, work, &window);
+        }
         if work.order == Order::Columns {
             x86!(self.asm; mov(qword_ptr(rsp + column), 0));
             self.contract_packed(contraction, work);
@@ -250,6 +277,11 @@ impl Emitter<'_> {
     /// The accumulators of the chunk and the panel at hand, which has so many columns if that is known.
     pub(super) fn contract(&mut self, contraction: &Contraction, work: &Workspace, columns: Option<usize>) {
         let (filled, free) = (work.filled, work.free);
+        if work.holds_all {
+            self.find_sums(work);
+            x86!(self.asm; mov(qword_ptr(rsp + filled), rax));
+            return;
+        }
         match work.order {
             Order::Rows => {
                 let columns = columns.expect("rows are packed where columns are known");
@@ -260,6 +292,7 @@ impl Emitter<'_> {
                 let window = across::window(contraction).expect("only gradients are packed so");
                 self.contract_across(contraction, work, &window);
             }
+            Order::Single => self.contract_single(contraction, work),
             Order::Columns => {}
         }
         x86!(self.asm;
@@ -467,6 +500,11 @@ impl Emitter<'_> {
         x86!(self.asm; mov(rax, qword_ptr(rsp + column)));
         times(&mut self.asm, rax, pitch);
         x86!(self.asm; add(to, rax));
+    }
+
+    /// How many columns the domain has at most.
+    fn most_columns(&self) -> usize {
+        self.kernel.columns.size(self.program.batch.max(self.program.infer_batch))
     }
 
     /// How many columns there are at most.

@@ -1,6 +1,7 @@
 //! The loops of a kernel: chunks of rows, stages, panels of columns, rows.
 
 mod across;
+mod images;
 mod reduce;
 mod rows;
 
@@ -84,6 +85,9 @@ struct Rooms {
     turned: i32,
     gathered: i32,
     listed: Listed,
+    /// Addresses that are found for each row, and the loads of the stage at hand that they are for.
+    addresses: i32,
+    found: Vec<(Handle<Buffer>, At)>,
 }
 
 impl<'a> Emitter<'a> {
@@ -234,6 +238,7 @@ impl<'a> Emitter<'a> {
             loads[0] + loads[1] + plan.stage.stores.len()
         }) * self.tiles
             * VECTOR;
+        let addresses = most(&|plan| self.found_bytes(plan));
         let rows = self.asm.room(rows);
         let first_column = self.asm.room(columns);
         self.rooms = Rooms {
@@ -243,6 +248,8 @@ impl<'a> Emitter<'a> {
             partials: self.asm.room(partials),
             turned: self.asm.room(turned),
             gathered: self.asm.room(gathered),
+            addresses: self.asm.room(addresses),
+            found: Vec::new(),
             listed: Listed {
                 first: self.asm.room(self.chunk * 4),
                 end: self.asm.room(8),
@@ -376,6 +383,7 @@ impl<'a> Emitter<'a> {
             let Listed { first, end, .. } = self.rooms.listed;
             x86!(self.asm; lea(rax, ptr(rsp + first)); cmp(rax, qword_ptr(rsp + end)); je(nothing));
         }
+        self.find(plan);
         self.begin_reduces(plan.stage);
         let (panel_slot, columns, width) = (self.slots.panel, self.slots.columns, self.width());
         let known = match self.kernel.columns {
@@ -531,7 +539,12 @@ impl<'a> Emitter<'a> {
         let mut block = self.elements(Block::new(Width::Wide), plan, &scope, results, &mut across);
         let mut gathers: Vec<_> = scope.gathered.iter().map(|(&place, &room)| (place, room)).collect();
         gathers.sort_by_key(|&(_, room)| room);
-        if plan.stage.when.is_none() && gathers.is_empty() && across.is_empty() && leads.samples.is_empty() {
+        if plan.stage.when.is_none()
+            && gathers.is_empty()
+            && across.is_empty()
+            && leads.samples.is_empty()
+            && leads.seen.is_empty()
+        {
             let mut together = Block::new(Width::Wide);
             for row in 0..TOGETHER {
                 scope.row = row;

@@ -14,6 +14,7 @@ use super::super::block::{Block, Source};
 use super::super::contract::{STEP, Workspace};
 use super::super::values::{Evaluation, Lead, Level};
 use super::Emitter;
+use super::images::{Seen, is_found};
 use crate::layout::{column_pitch, row_bytes, vector_pitch};
 
 /// Rows whose expressions make one block where nothing speaks against it: the chain of one row fills the gaps of the other.
@@ -37,6 +38,8 @@ pub(super) struct Leads {
     pub(super) steps: Vec<Lead>,
     /// Addresses that follow the sample of a row: the lead, the start, rows per sample, bytes per sample.
     pub(super) samples: Vec<(Base, i32, usize, usize)>,
+    /// Addresses that are found for each row.
+    pub(super) seen: Vec<Seen>,
     taken: usize,
 }
 
@@ -85,18 +88,22 @@ impl Emitter<'_> {
             if leads.buffers.contains_key(&(handle, at)) {
                 continue;
             }
+            if is_found(at) {
+                let base = self.lead(leads);
+                self.lead_found(leads, base, handle, at);
+                leads.buffers.insert((handle, at), Lead { base, step: 0 });
+                continue;
+            }
             let buffer = self.buffer(handle);
             let (step, per) = match at {
+                At::Flat(columns) => (columns * buffer.dtype.bytes(), 1),
                 At::Element | At::Sample(1) => (row_bytes(buffer), 1),
                 At::Sample(per) => (row_bytes(buffer), per),
                 At::Row | At::RowSample(1) => (vector_pitch(buffer), 1),
                 At::RowSample(per) => (vector_pitch(buffer), per),
                 At::Transposed => (buffer.dtype.bytes(), 1),
                 At::Column | At::Scalar => (0, 1),
-                At::Flat(columns) => (columns * buffer.dtype.bytes(), 1),
-                At::Window { .. } | At::Planar { .. } => {
-                    unreachable!("images are Cranelift's work")
-                }
+                At::Window { .. } | At::Planar { .. } => unreachable!("found above"),
             };
             let base = self.lead(leads);
             self.pointer(rax, handle);
@@ -174,8 +181,9 @@ impl Emitter<'_> {
         self.asm.place(&mut done);
     }
 
-    /// Sets the leads that follow the sample of the row.
+    /// Sets the leads that follow the sample of the row, or are found for each row.
     fn follow_samples(&mut self, leads: &Leads) {
+        self.follow_found(leads);
         for &(base, start, per, step) in &leads.samples {
             let divisor = u32::try_from(per).expect("samples have few rows");
             x86!(self.asm; mov(eax, r12d));

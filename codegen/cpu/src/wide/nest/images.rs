@@ -1,0 +1,164 @@
+//! Loads from images: where the rows of a chunk look is found once a stage, before its panels.
+//!
+//! The frame has the address of each row's first channel for each such load, or 0 where a window sees nothing; a loop over
+//! rows then leads there, or to constants that are what is beyond the edge.
+
+use ffc_ir::Window;
+use ffc_ir::arena::Handle;
+use ffc_ir::kernel::{At, Buffer};
+use iced_x86::code_asm::{eax, ptr, qword_ptr, r8, r9, r10, r12, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp};
+
+use super::super::asm::{Base, LANES, offset_of, times, x86};
+use super::super::contract::gather::{divide, quotient, see};
+use super::super::values::Level;
+use super::Emitter;
+use super::rows::Leads;
+use crate::layout::{column_pitch, outside_bits, row_bytes};
+use crate::plan::{self, Plan};
+
+/// Bytes of an address.
+const ADDRESS: usize = 8;
+
+/// An address that is found for each row.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    base: Base,
+    /// Which of the stage's.
+    number: usize,
+    /// Where it is how far the panel's first column lies behind the row's.
+    ahead: i32,
+    /// Where it leads where there is nothing, among the constants.
+    nothing: Option<i32>,
+}
+
+/// Whether loads at this place need an address for each row.
+pub(super) fn is_found(at: At) -> bool {
+    matches!(at, At::Window { .. } | At::Planar { .. })
+}
+
+impl Emitter<'_> {
+    /// The loads of a stage whose addresses are found for each row.
+    pub(super) fn found(&self, plan: &Plan<'_>) -> Vec<(Handle<Buffer>, At)> {
+        let roots: Vec<_> = plan::roots(plan.stage).collect();
+        let mut found = self.loads(&roots, Level::Element);
+        found.retain(|&(_, at)| is_found(at));
+        found
+    }
+
+    /// Bytes of the frame for a stage's addresses.
+    pub(super) fn found_bytes(&self, plan: &Plan<'_>) -> usize {
+        self.found(plan).len() * self.chunk * ADDRESS
+    }
+
+    /// Finds the addresses of a stage's loads for the chunk's rows.
+    pub(super) fn find(&mut self, plan: &Plan<'_>) {
+        let found = self.found(plan);
+        self.rooms.found.clone_from(&found);
+        if found.is_empty() {
+            return;
+        }
+        let (chunk, end, room) = (self.slots.chunk, self.slots.chunk_end, self.rooms.addresses);
+        let mut again = self.asm.label();
+        x86!(self.asm; mov(rbx, qword_ptr(rsp + chunk)); lea(rdi, ptr(rsp + room)));
+        self.asm.place(&mut again);
+        let mut placed = None;
+        for (number, &(buffer, at)) in found.iter().enumerate() {
+            match at {
+                At::Window { window, tap, .. } => {
+                    if placed.replace(window) != Some(window) {
+                        self.place_row(&window);
+                    }
+                    self.find_seen(buffer, &window, tap);
+                }
+                At::Planar { positions, copies } => self.find_planar(buffer, positions, copies),
+                _ => unreachable!("other places move by a step"),
+            }
+            x86!(self.asm; mov(qword_ptr(rdi + offset_of(ADDRESS * number)), rax));
+        }
+        let step = offset_of(ADDRESS * found.len());
+        x86!(self.asm; add(rdi, step); inc(rbx); cmp(rbx, qword_ptr(rsp + end)); jb(again));
+    }
+
+    /// `r8` is the first position of the sample of row `rbx`, `r9` and `r10` are where its first tap looks.
+    fn place_row(&mut self, window: &Window) {
+        let pads = window.pad.map(|pad| i32::try_from(pad).expect("windows are checked"));
+        x86!(self.asm; mov(r9, rbx));
+        divide(&mut self.asm, r8, r9, window.outputs());
+        x86!(self.asm; mov(r10, r9));
+        divide(&mut self.asm, r9, r10, window.output[1]);
+        times(&mut self.asm, r8, window.inputs());
+        times(&mut self.asm, r9, window.stride[0]);
+        times(&mut self.asm, r10, window.stride[1]);
+        x86!(self.asm; sub(r9, pads[0]); sub(r10, pads[1]));
+    }
+
+    /// `rax` is the address of the row that is seen through a tap, or 0.
+    fn find_seen(&mut self, image: Handle<Buffer>, window: &Window, tap: usize) {
+        let [mut nothing, mut done] = [0; 2].map(|_| self.asm.label());
+        let [down, right] = [tap / window.kernel[1], tap % window.kernel[1]];
+        let pitch = row_bytes(self.buffer(image));
+        x86!(self.asm; lea(rax, ptr(r9 + offset_of(down * window.dilation[0]))));
+        see(&mut self.asm, window, 0, nothing);
+        x86!(self.asm; mov(rsi, rax); lea(rax, ptr(r10 + offset_of(right * window.dilation[1]))));
+        see(&mut self.asm, window, 1, nothing);
+        times(&mut self.asm, rsi, window.input[1]);
+        x86!(self.asm; add(rax, rsi); add(rax, r8));
+        times(&mut self.asm, rax, pitch);
+        self.pointer(rdx, image);
+        x86!(self.asm; add(rax, rdx); jmp(done));
+        self.asm.place(&mut nothing);
+        x86!(self.asm; xor(eax, eax));
+        self.asm.place(&mut done);
+    }
+
+    /// `rax` is the address of the first channel of a row of an image whose channels lie one after the other.
+    fn find_planar(&mut self, image: Handle<Buffer>, positions: usize, copies: usize) {
+        let buffer = self.buffer(image);
+        let (pitch, element) = (row_bytes(buffer), buffer.dtype.bytes());
+        x86!(self.asm; mov(rsi, rbx));
+        divide(&mut self.asm, rdx, rsi, positions);
+        quotient(&mut self.asm, rdx, rbx, positions * copies);
+        times(&mut self.asm, rdx, pitch);
+        times(&mut self.asm, rsi, element);
+        self.pointer(rax, image);
+        x86!(self.asm; add(rax, rdx); add(rax, rsi));
+    }
+
+    /// Makes a lead of those that are found for each row.
+    pub(super) fn lead_found(&mut self, leads: &mut Leads, base: Base, buffer: Handle<Buffer>, at: At) {
+        let number = self.rooms.found.iter().position(|&found| found == (buffer, at));
+        let number = number.expect("a stage's addresses are found before its panels");
+        let (dtype, pitch) = (self.buffer(buffer).dtype, column_pitch(self.buffer(buffer), at));
+        let (panel, ahead) = (self.slots.panel, self.asm.room(8));
+        x86!(self.asm; mov(rdx, qword_ptr(rsp + panel)));
+        times(&mut self.asm, rdx, pitch);
+        x86!(self.asm; mov(qword_ptr(rsp + ahead), rdx));
+        let nothing = match at {
+            At::Window { outside, .. } => {
+                let bits = outside_bits(dtype, outside).to_le_bytes();
+                let element = &bits[..dtype.bytes()];
+                Some(self.asm.bytes(&element.repeat(2 * LANES)))
+            }
+            _ => None,
+        };
+        leads.seen.push(Seen { base, number, ahead, nothing });
+    }
+
+    /// Sets the leads that are found for each row. `rax`, `rcx` and `rdx` change.
+    pub(super) fn follow_found(&mut self, leads: &Leads) {
+        if leads.seen.is_empty() {
+            return;
+        }
+        let (chunk, room, count) = (self.slots.chunk, self.rooms.addresses, self.rooms.found.len());
+        x86!(self.asm; mov(rax, r12); sub(rax, qword_ptr(rsp + chunk)));
+        times(&mut self.asm, rax, ADDRESS * count);
+        for &Seen { base, number, ahead, nothing } in &leads.seen {
+            let from = room + offset_of(ADDRESS * number);
+            x86!(self.asm; mov(rdx, qword_ptr(rsp + rax + from)); mov(rcx, rdx); add(rcx, qword_ptr(rsp + ahead)));
+            if let Some(nothing) = nothing {
+                x86!(self.asm; test(rdx, rdx); lea(rdx, ptr(r15 + nothing)); cmovz(rcx, rdx));
+            }
+            self.set(base, rcx);
+        }
+    }
+}
