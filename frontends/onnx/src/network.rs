@@ -248,7 +248,12 @@ impl Builder {
         weight: Matrix,
     ) -> Result<Handle<Value>, Reason> {
         let weight = self.weight(layer, weight)?;
-        self.note(value, weight, normalized);
+        // Factors for channels are no layer of their own.
+        if !window.is_identity() {
+            self.note(value, weight, normalized);
+        } else if normalized.is_some() {
+            return Err(Reason::from("a normalisation in front of factors for channels"));
+        }
         self.push(Op::Depthwise { value, weight, window })
     }
 
