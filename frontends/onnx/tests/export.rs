@@ -33,6 +33,7 @@ fn interface(opset: i64, softmax: SoftmaxTail) -> Interface {
         opset,
         ir_version: 8,
         normalization: None,
+        batch_normalized: Vec::new(),
         prediction: PredictionKind::Classifier,
         metadata: vec![("author".into(), "someone".into()), ("ffc.mean".into(), "old".into())],
     }
