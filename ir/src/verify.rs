@@ -3,7 +3,8 @@
 //! Invariants of a verified module:
 //!
 //! * **Sizes**: batch, features and classes are at least 1, contrast rows have a wrong class to choose (2 classes);
-//!   every value and parameter has from 1 to 2^31 - 1 elements, full batch assumed, so that positions fit an `i32`.
+//!   every value and parameter has from 1 to 2^31 - 1 elements, full batch assumed, so that positions fit an `i32`;
+//!   windows, which nobody writes down, may have more.
 //! * **Names** are identifiers (`[A-Za-z_][A-Za-z0-9_.]*`), unique among parameters, among layers, and among the values
 //!   of a layer.
 //! * **Parameters** have a storage that their role allows: fixed point for weights and heads alone; ranges are

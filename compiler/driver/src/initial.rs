@@ -1,7 +1,10 @@
 //! What parameters start with.
 //!
 //! Random weights are uniform with He's variance, drawn from the counter-based generator by parameter, row and column:
-//! the same seed gives the same weights on every machine, whatever else the network holds.
+//! the same seed gives the same weights on every machine, whatever else the network holds. Factors of channels start
+//! with 1.
+
+use std::collections::HashSet;
 
 use ffc_ir::module::{Param, ParamRole};
 use ffc_ir::numerics::{self, Number, Scalar, step_key};
@@ -31,7 +34,19 @@ pub fn initial_values<'a>(
         let known = network.weights.iter().chain(constants);
         known.into_iter().find(|(other, _)| other == name).map(|(_, values)| values.clone())
     };
+    let factors: HashSet<&str> = {
+        let contractions = network.contractions();
+        contractions
+            .iter()
+            .filter(|layer| layer.is_factor())
+            .map(|layer| layer.weight.name.as_str())
+            .collect()
+    };
     let value = move |param: &Param| match param.role {
+        // What multiplies each channel by a number starts as if it were not there.
+        ParamRole::Weight if init == Init::Random && factors.contains(param.name.as_str()) => {
+            vec![1.0; param.len()]
+        }
         ParamRole::Weight if init == Init::Random => {
             uniform(param, seed, (6.0 / param.shape[1] as f32).sqrt())
         }

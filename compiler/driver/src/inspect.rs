@@ -1,13 +1,17 @@
 //! What a network is and what training it needs: layers, parameters, arithmetic, and the memory plan beside
 //! backpropagation's.
 
+use std::collections::HashSet;
+
+use ffc_ir::Handle;
 use ffc_ir::kernel::{BufferClass, Program};
-use ffc_ir::module::{Op, ParamRole};
+use ffc_ir::module::{BinaryOp, DerivativeFrom, Layer, Op, Param, ParamRole, PoolOp, Value};
+use ffc_ir::types::Dim;
 use ffc_runtime::Cpu;
 use ffc_runtime::artifact::{Artifact, Variant};
 use serde::Serialize;
 
-use crate::network::Network;
+use crate::network::{Contraction, Network};
 
 /// A layer of the network.
 #[derive(Clone, Debug, Serialize)]
@@ -15,7 +19,7 @@ pub struct LayerReport {
     /// Its name.
     pub name: String,
     /// What it computes.
-    pub op: &'static str,
+    pub op: String,
     /// Of one sample.
     pub output_shape: Vec<usize>,
     /// Weights and biases.
@@ -73,33 +77,21 @@ pub fn variants(artifact: &Artifact, cpu: &Cpu) -> Vec<VariantReport> {
 
 /// The network's layers.
 pub fn layers(network: &Network) -> Vec<LayerReport> {
-    let module = &network.module;
-    let mut layers: Vec<LayerReport> = Vec::new();
-    for (handle, param) in module.params.iter() {
-        match param.role {
-            ParamRole::Weight => layers.push(LayerReport {
-                name: param.name.strip_suffix(".weight").unwrap_or(&param.name).to_string(),
-                op: "dense",
-                output_shape: vec![param.shape[0]],
-                parameters: param.len(),
-                macs: param.len() * uses(network, handle),
-            }),
-            ParamRole::Bias => {
-                let name = param.name.strip_suffix(".bias").unwrap_or(&param.name);
-                if let Some(layer) = layers.iter_mut().find(|layer| layer.name == name) {
-                    layer.parameters += param.len();
-                }
-            }
-            _ => {}
+    let sizes: Vec<_> = network.module.layers.iter().map(ffc_onnx::image_sizes).collect();
+    let bias =
+        |name: &str| network.module.param(&format!("{name}.bias")).map(|bias| &network.module.params[bias]);
+    let report = |layer: &Contraction<'_>| {
+        let outputs = layer.weight.shape[0];
+        let [height, width] = sizes[0][layer.value.index()];
+        LayerReport {
+            name: layer.name().to_string(),
+            op: layer.kind(),
+            output_shape: if layer.positions == 1 { vec![outputs] } else { vec![outputs, height, width] },
+            parameters: layer.weight.len() + bias(layer.name()).map_or(0, Param::len),
+            macs: layer.macs(),
         }
-    }
-    layers
-}
-
-/// How often a weight is contracted.
-fn uses(network: &Network, param: ffc_ir::Handle<ffc_ir::module::Param>) -> usize {
-    let layers = network.module.layers.iter();
-    layers.flat_map(|layer| layer.values.values()).filter(|value| value.op == Op::Param(param)).count()
+    };
+    network.contractions().iter().map(report).collect()
 }
 
 /// The memory plan of a program for a network.
@@ -128,27 +120,41 @@ pub fn memory(network: &Network, program: &Program) -> Memory {
     }
 }
 
-/// Numbers of one sample that backpropagation keeps: the input of each contraction, and each activation's output where
-/// it is not one of those.
+/// Numbers of one sample that backpropagation keeps: the input of each contraction and of each normalisation, what each
+/// activation's derivative follows from, what pools chose from, and factors of products.
 fn backprop_activations(network: &Network) -> usize {
-    let width = |layer: &ffc_ir::module::Layer, value| match layer.ty(value).columns() {
-        ffc_ir::types::Dim::Const(columns) => columns,
-        ffc_ir::types::Dim::Rows(_) => 0,
-    };
-    let mut kept = Vec::new();
+    let normalized = |name: &str| network.interface.batch_normalized.iter().any(|other| other == name);
+    let contractions = network.contractions();
     let mut numbers = 0;
     for layer in &network.module.layers {
+        let mut kept: HashSet<Handle<Value>> = HashSet::new();
         for &value in &layer.forward {
-            let tensor = match layer.values[value].op {
-                Op::Dot { lhs, .. } => lhs,
-                Op::Activate(..) => value,
+            let tensors = match layer.values[value].op {
+                Op::Dot { lhs, .. } => vec![lhs],
+                Op::Depthwise { value, .. } | Op::Pool { op: PoolOp::Max, value, .. } => vec![value],
+                Op::Activate(activation, of) => match activation.derivative_from() {
+                    DerivativeFrom::Input => vec![of],
+                    DerivativeFrom::Output => vec![value],
+                },
+                Op::Binary(BinaryOp::Mul, a, b) if layer.ty(b).rows() != Dim::Const(1) => vec![a, b],
                 _ => continue,
             };
-            if !kept.contains(&tensor) {
-                kept.push(tensor);
-                numbers += width(layer, tensor);
-            }
+            // A window shows what is there anyway.
+            kept.extend(tensors.into_iter().map(|tensor| match layer.values[tensor].op {
+                Op::Window { value, .. } => value,
+                _ => tensor,
+            }));
         }
+        kept.extend(contractions.iter().filter(|layer| normalized(layer.name())).map(|layer| layer.value));
+        numbers += kept.into_iter().map(|tensor| size(layer, tensor)).sum::<usize>();
     }
     numbers
+}
+
+/// Numbers of one sample in a value.
+fn size(layer: &Layer, value: Handle<Value>) -> usize {
+    let of = |dim| match dim {
+        Dim::Const(size) | Dim::Rows(size) => size,
+    };
+    of(layer.ty(value).rows()) * of(layer.ty(value).columns())
 }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use ffc_ir::module::{Module, Op, ParamRole};
+use ffc_ir::Handle;
+use ffc_ir::module::{Layer, Module, Op, Param, ParamRole, Value};
+use ffc_ir::types::Dim;
+use ffc_ir::window::Window;
 use ffc_onnx::Interface;
 
 use crate::Failure;
@@ -50,8 +53,84 @@ impl Network {
 
     /// Multiply-accumulates of one sample.
     pub fn macs(&self) -> usize {
-        let weights = self.module.params.values().filter(|param| param.role == ParamRole::Weight);
-        weights.map(|param| param.len()).sum()
+        self.contractions().iter().map(Contraction::macs).sum()
+    }
+
+    /// What has a weight, in order.
+    pub fn contractions(&self) -> Vec<Contraction<'_>> {
+        let layers = self.module.layers.iter();
+        let contraction = |layer: &'_ Layer, value| {
+            let (window, weight) = match layer.values[value].op {
+                Op::Dot { lhs, rhs } => match layer.values[lhs].op {
+                    Op::Window { window, .. } => (Some(window), rhs),
+                    _ => (None, rhs),
+                },
+                Op::Depthwise { weight, window, .. } => (Some(window), weight),
+                _ => return None,
+            };
+            let Op::Param(weight) = layer.values[weight].op else { return None };
+            let positions = match layer.ty(value).rows() {
+                Dim::Rows(positions) | Dim::Const(positions) => positions,
+            };
+            Some((value, window, weight, positions))
+        };
+        layers
+            .flat_map(|layer| {
+                layer.forward.iter().filter_map(move |&value| {
+                    let (value, window, weight, positions) = contraction(layer, value)?;
+                    let is_depthwise = matches!(layer.values[value].op, Op::Depthwise { .. });
+                    let weight = &self.module.params[weight];
+                    Some(Contraction { value, weight, window, positions, is_depthwise })
+                })
+            })
+            .collect()
+    }
+}
+
+/// A dense layer or a convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct Contraction<'a> {
+    /// What it gives, without its bias.
+    pub value: Handle<Value>,
+    /// The weight, `[outputs, taps * channels]`.
+    pub weight: &'a Param,
+    /// How each position of the result looks at the input, where that is an image.
+    pub window: Option<Window>,
+    /// Positions of the result.
+    pub positions: usize,
+    /// Whether each channel has a filter of its own.
+    pub is_depthwise: bool,
+}
+
+impl Contraction<'_> {
+    /// The weight's name without its last part.
+    pub fn name(&self) -> &str {
+        let name = &self.weight.name;
+        name.strip_suffix(".weight").unwrap_or(name)
+    }
+
+    /// Multiply-accumulates of one sample.
+    pub fn macs(&self) -> usize {
+        self.positions * self.weight.len()
+    }
+
+    /// Whether it is a factor for each channel.
+    pub fn is_factor(&self) -> bool {
+        self.is_depthwise && self.window.is_some_and(|window| window.is_identity())
+    }
+
+    /// What people call it.
+    pub fn kind(&self) -> String {
+        let kernel = |window: Window| format!("{}x{}", window.kernel[0], window.kernel[1]);
+        match (self.window, self.is_depthwise) {
+            _ if self.is_factor() => "scale".to_string(),
+            (Some(window), true) => format!("depthwise {}", kernel(window)),
+            (Some(window), false) if window != Window::whole(window.input) => {
+                format!("conv {}", kernel(window))
+            }
+            (None, _) if self.positions > 1 => "conv 1x1".to_string(),
+            _ => "dense".to_string(),
+        }
     }
 }
 

@@ -8,13 +8,15 @@
 //! `ffc.layers` lists the layers where the graph is more than the network. In a file that predicts by labels the last
 //! layer takes no part in the scores; it is still there, as an operator without a user, so that nothing is lost.
 
-use ffc_ir::module::Activation;
+use ffc_ir::module::{Module, Phase};
 use prost::Message;
 
 use crate::interface::{Interface, PredictionKind, Rms};
 use crate::proto::ModelProto;
 
+mod chain;
 mod graph;
+mod network;
 mod write;
 
 /// A network to be written.
@@ -22,9 +24,11 @@ mod write;
 pub struct ExportModel {
     /// Names, shapes and metadata that the file keeps. Its own `normalization` and `prediction` do not matter here.
     pub interface: Interface,
-    /// Layers in their order; the last one is the classifier.
-    pub layers: Vec<ExportLayer>,
-    /// Normalisation in front of the layers.
+    /// The network as it was imported.
+    pub module: Module,
+    /// The values of its parameters by name, row by row.
+    pub weights: Vec<(String, Vec<f32>)>,
+    /// Normalisation in front of the contractions.
     pub normalization: Option<Rms>,
     /// More metadata, for instance the preprocessing; replaces what the interface has under the same name.
     pub metadata: Vec<(String, String)>,
@@ -32,24 +36,7 @@ pub struct ExportModel {
     pub prediction: Prediction,
 }
 
-/// One dense layer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ExportLayer {
-    /// Name; the parameters become `<name>.weight` and `<name>.bias`.
-    pub name: String,
-    /// `[outputs, inputs]`, row by row.
-    pub weight: Vec<f32>,
-    /// Rows of the weight.
-    pub outputs: usize,
-    /// Columns of the weight.
-    pub inputs: usize,
-    /// One number for each output.
-    pub bias: Option<Vec<f32>>,
-    /// What follows the bias; the last layer has none.
-    pub activation: Option<Activation>,
-}
-
-/// How the exported file predicts.
+/// How the exported file predicts. All but the first need a network that is a chain of dense layers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prediction {
     /// The logits of the last layer.
@@ -97,9 +84,9 @@ impl Prediction {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
-    /// There is no layer.
-    #[error("a network without layers cannot be exported")]
-    NoLayers,
+    /// The module is not what an import gives.
+    #[error("the module is not one that was imported: {0}")]
+    Module(String),
     /// A matrix or vector does not have the size that its place asks for.
     #[error("`{what}` has {found} elements, {expected} are needed")]
     Size {
@@ -110,19 +97,15 @@ pub enum ExportError {
         /// Elements found.
         found: usize,
     },
-    /// A layer does not take what the one before gives.
-    #[error("layer `{layer}` takes {found} features, {expected} are there")]
-    Chain {
-        /// The layer.
-        layer: String,
-        /// Features there.
-        expected: usize,
-        /// Features that it takes.
-        found: usize,
-    },
+    /// A parameter has no value.
+    #[error("there are no values for `{0}`")]
+    Missing(String),
     /// The interface does not fit the network.
     #[error("the interface does not fit the network: {0}")]
     Interface(String),
+    /// The network does not allow to predict like that.
+    #[error("the network does not predict like that: {0}")]
+    Prediction(String),
 }
 
 /// Writes a network.
@@ -131,7 +114,7 @@ pub enum ExportError {
 /// If its parts do not fit together.
 pub fn export(model: &ExportModel) -> Result<Vec<u8>, ExportError> {
     check(model)?;
-    Ok(graph::model(model).encode_to_vec())
+    Ok(graph::model(model)?.encode_to_vec())
 }
 
 /// The exported file's format version for a network from such a file.
@@ -145,49 +128,52 @@ impl ModelProto {
 }
 
 fn check(model: &ExportModel) -> Result<(), ExportError> {
-    let last = model.layers.last().ok_or(ExportError::NoLayers)?;
-    let mut features = features(&model.interface)?;
-    for layer in &model.layers {
-        if layer.inputs != features {
-            let (layer, found) = (layer.name.clone(), layer.inputs);
-            return Err(ExportError::Chain { layer, expected: features, found });
-        }
-        size(
-            format!("{}.weight", layer.name),
-            layer.outputs.saturating_mul(layer.inputs),
-            layer.weight.len(),
-        )?;
-        if let Some(bias) = &layer.bias {
-            size(format!("{}.bias", layer.name), layer.outputs, bias.len())?;
-        }
-        features = layer.outputs;
+    let module = &model.module;
+    ffc_ir::verify(module).map_err(|faults| {
+        let fault = faults.first().map(ToString::to_string);
+        ExportError::Module(fault.unwrap_or_default())
+    })?;
+    if module.phase != Phase::Imported || module.layers[0].outputs.len() != 1 {
+        return Err(ExportError::Module("it is not one layer with one output".to_string()));
     }
+    let features = features(&model.interface)?;
+    if features != module.features {
+        let wanted = module.features;
+        return Err(ExportError::Interface(format!(
+            "{features} features are there, the network takes {wanted}"
+        )));
+    }
+    for param in module.params.values() {
+        let values = model.weights.iter().find(|(name, _)| *name == param.name);
+        let (_, values) = values.ok_or_else(|| ExportError::Missing(param.name.clone()))?;
+        size(param.name.clone(), param.len(), values.len())?;
+    }
+    check_prediction(model)
+}
+
+fn check_prediction(model: &ExportModel) -> Result<(), ExportError> {
+    let refuse = |text: &str| Err(ExportError::Prediction(text.to_string()));
+    if model.prediction == Prediction::Classifier {
+        return Ok(());
+    }
+    let Some(layers) = chain::layers(&model.module) else {
+        return refuse("it is no chain of dense layers, each with at most one activation function");
+    };
+    let classes = model.module.classes;
+    let hidden = layers.len() - 1;
     match &model.prediction {
-        Prediction::Classifier => Ok(()),
-        Prediction::Heads { heads, .. } => check_heads(model, heads, last.outputs),
-        Prediction::Labels { .. } | Prediction::Unlabelled { .. }
-            if model.layers[0].inputs < last.outputs =>
-        {
-            Err(ExportError::Interface(format!("{} labels do not fit into the input", last.outputs)))
+        Prediction::Heads { .. } | Prediction::Labels { .. } if hidden == 0 => {
+            refuse("there is no hidden layer to predict from")
         }
-        Prediction::Labels { .. } => hidden(model),
-        Prediction::Unlabelled { .. } => Ok(()),
-    }
-}
-
-fn check_heads(model: &ExportModel, heads: &[Vec<f32>], classes: usize) -> Result<(), ExportError> {
-    hidden(model)?;
-    size("heads".to_string(), model.layers.len() - 1, heads.len())?;
-    for (layer, head) in model.layers.iter().zip(heads) {
-        size(format!("{}.head", layer.name), classes.saturating_mul(layer.outputs), head.len())?;
-    }
-    Ok(())
-}
-
-/// Heads and labels need a layer before the classifier.
-fn hidden(model: &ExportModel) -> Result<(), ExportError> {
-    match model.layers.len() {
-        1 => Err(ExportError::Interface("there is no hidden layer to predict from".to_string())),
+        Prediction::Labels { .. } | Prediction::Unlabelled { .. } if model.module.features < classes => {
+            refuse(&format!("{classes} labels do not fit into the input"))
+        }
+        Prediction::Heads { heads, .. } => {
+            size("heads".to_string(), hidden, heads.len())?;
+            layers.iter().zip(heads).try_for_each(|(layer, head)| {
+                size(format!("{}.head", layer.name), classes.saturating_mul(layer.outputs), head.len())
+            })
+        }
         _ => Ok(()),
     }
 }

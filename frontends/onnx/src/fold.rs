@@ -132,20 +132,24 @@ impl Folded {
         known.ok_or_else(|| Reason::from("an input depends on the batch"))
     }
 
-    /// The elements of a floating-point tensor.
-    pub(crate) fn as_floats(&self) -> Result<Rc<Vec<f32>>, Reason> {
+    /// The elements of a floating-point tensor, if they are not more than these.
+    pub(crate) fn as_floats(&self, most: usize) -> Result<Rc<Vec<f32>>, Reason> {
+        let len = self.dims.iter().fold(1usize, |len, &dim| len.saturating_mul(dim));
         match &self.elements {
+            Elements::Floats(_) | Elements::Repeated(_) if len > most => {
+                Err(format!("a constant of shape {:?}, where {most} numbers are wanted", self.dims).into())
+            }
             Elements::Floats(floats) => Ok(floats.clone()),
-            Elements::Repeated(number) => Ok(vec![*number; self.dims.iter().product()].into()),
+            Elements::Repeated(number) => Ok(vec![*number; len].into()),
             _ => Err(Reason::from("an input is not a constant floating-point tensor")),
         }
     }
 
     /// The only element of a floating-point tensor.
     pub(crate) fn as_scalar(&self) -> Result<f32, Reason> {
-        match self.as_floats()?.as_slice() {
+        match self.as_floats(1)?.as_slice() {
             [value] => Ok(*value),
-            floats => Err(format!("an input has {} elements, one is supported", floats.len()).into()),
+            _ => Err(Reason::from("an input is empty, one number is supported")),
         }
     }
 
@@ -252,7 +256,7 @@ impl Folded {
         if let Elements::Repeated(_) = self.elements {
             return Ok(self.reshaped(dims));
         }
-        let values = self.as_floats()?;
+        let values = self.as_floats(usize::MAX)?;
         let stride = |at: usize| self.dims[at + 1..].iter().product::<usize>();
         let strides: Vec<usize> = order.iter().map(|&at| stride(at)).collect();
         let values = places(&dims, &strides).into_iter().map(|place| values[place]).collect();

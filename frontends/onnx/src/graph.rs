@@ -3,7 +3,7 @@
 //! Values are names in the file. They become edges here, once it is sure that each has exactly one producer; everything
 //! after this goes through the nodes in topological order and never misses an operand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use petgraph::Direction;
 use petgraph::algo::toposort;
@@ -20,7 +20,7 @@ use crate::tensor::{Loader, Tensor};
 pub struct Graph {
     /// Nodes are operators, edges values by name.
     pub nodes: DiGraph<Node, String>,
-    /// All operators, each after those that it reads from.
+    /// All operators, each after those that it reads from, else in the order of the file.
     pub order: Vec<NodeIndex>,
     /// Initializers by name.
     pub constants: BTreeMap<String, Tensor>,
@@ -163,8 +163,8 @@ impl Graph {
         let producers = producers(&nodes, inputs, &constants)?;
         connect(&mut nodes, &producers)?;
         check_outputs(&proto.output, &producers)?;
-        let order = toposort(&nodes, None)
-            .map_err(|cycle| OnnxError::Cycle { node: nodes[cycle.node_id()].label() })?;
+        toposort(&nodes, None).map_err(|cycle| OnnxError::Cycle { node: nodes[cycle.node_id()].label() })?;
+        let order = in_order_of_file(&nodes);
         Ok(Self { nodes, order, constants })
     }
 
@@ -179,6 +179,25 @@ impl Graph {
         }
         self.order.iter().filter(|index| live[index.index()]).map(|&index| &self.nodes[index]).collect()
     }
+}
+
+/// The next one is always the first in the file of those whose operands are there.
+fn in_order_of_file(nodes: &DiGraph<Node, String>) -> Vec<NodeIndex> {
+    let inputs = |index| nodes.neighbors_directed(index, Direction::Incoming).count();
+    let mut missing: Vec<usize> = nodes.node_indices().map(inputs).collect();
+    let mut ready: BTreeSet<NodeIndex> =
+        nodes.node_indices().filter(|index| missing[index.index()] == 0).collect();
+    let mut order = Vec::new();
+    while let Some(next) = ready.pop_first() {
+        order.push(next);
+        for user in nodes.neighbors_directed(next, Direction::Outgoing) {
+            missing[user.index()] -= 1;
+            if missing[user.index()] == 0 {
+                ready.insert(user);
+            }
+        }
+    }
+    order
 }
 
 /// Who produces each value: a node, or none for inputs and constants.

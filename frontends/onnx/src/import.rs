@@ -165,6 +165,7 @@ impl<'m> Importer<'m> {
         let mut interface = interface(self.model, output, built.module.classes)?;
         interface.softmax = scores.softmax;
         interface.normalization = built.normalization;
+        interface.batch_normalized = built.batch_normalized;
         Ok(Network { module: built.module, weights: built.weights, heads: built.heads, interface })
     }
 
@@ -413,6 +414,7 @@ pub(crate) fn interface(model: &Model, output: &Input, classes: usize) -> Result
         opset: model.opset("ai.onnx").unwrap_or(0),
         ir_version: model.ir_version,
         normalization: None,
+        batch_normalized: Vec::new(),
         prediction: PredictionKind::Classifier,
         metadata: metadata.cloned().collect(),
     })

@@ -31,6 +31,10 @@ pub struct Interface {
     pub ir_version: i64,
     /// Normalisation that the file holds as operators; the imported module has none.
     pub normalization: Option<Rms>,
+    /// Names of the layers that the file normalises by the statistics of batches; their weights and biases have that in
+    /// them.
+    #[serde(default)]
+    pub batch_normalized: Vec<String>,
     /// How the file predicts. Other than [`PredictionKind::Classifier`] only in our own exports.
     pub prediction: PredictionKind,
     /// The model's metadata without the keys that [`export`](crate::export()) writes anew.

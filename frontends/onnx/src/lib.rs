@@ -22,6 +22,7 @@ mod network;
 mod operators;
 mod restore;
 mod simplify;
+mod sizes;
 mod tensor;
 mod view;
 
@@ -34,11 +35,12 @@ pub mod proto {
 
 pub use decode::{Input, Model, Output, decode, decode_within, read};
 pub use error::{OnnxError, Unsupported};
-pub use export::{ExportError, ExportLayer, ExportModel, Prediction, export};
+pub use export::{ExportError, ExportModel, Prediction, export};
 pub use external::{ExternalData, ExternalProblem, Folder, NoExternalData};
 pub use graph::{Attribute, Graph, Node};
 pub use import::import;
 pub use interface::{Interface, PredictionKind, Rms, Size, SoftmaxTail};
 pub use limits::Limits;
 pub use network::Network;
+pub use sizes::image_sizes;
 pub use tensor::{ElementType, Tensor};

@@ -31,7 +31,7 @@ impl Names {
 }
 
 /// What exporters append to a layer's name for its weight.
-const SUFFIXES: [&str; 4] = [".weight", "/kernel", ".kernel", "/MatMul/ReadVariableOp"];
+const SUFFIXES: [&str; 5] = [".weight", ".bias", "/kernel", ".kernel", "/MatMul/ReadVariableOp"];
 
 /// The name of a layer: the module's path, else what the weight's name says, else what the node's name says.
 pub(crate) fn layer(node: &Node, weight: &str) -> Option<String> {

@@ -58,6 +58,8 @@ pub(crate) struct Parameter {
     pub(crate) shape: [usize; 2],
     pub(crate) role: ParamRole,
     pub(crate) values: Vec<f32>,
+    /// Whether a normalisation by the statistics of batches is in it.
+    pub(crate) normalized: bool,
 }
 
 /// A contraction, and what stands before it.
@@ -92,6 +94,7 @@ pub(crate) struct Built {
     pub(crate) weights: Vec<(String, Vec<f32>)>,
     pub(crate) heads: Vec<(String, Vec<f32>)>,
     pub(crate) normalization: Option<Rms>,
+    pub(crate) batch_normalized: Vec<String>,
 }
 
 impl Builder {
@@ -141,6 +144,14 @@ impl Builder {
     pub(crate) fn charge(&mut self, numbers: usize) -> Result<(), Reason> {
         self.copied = self.copied.saturating_add(numbers);
         if self.copied <= COPIED { Ok(()) } else { Err(format!("more than {COPIED} parameters").into()) }
+    }
+
+    /// Accounts for a weight of so many outputs and inputs.
+    pub(crate) fn charge_weight(&mut self, [outputs, inputs]: [usize; 2]) -> Result<(), Reason> {
+        if outputs > LARGEST {
+            return Err(format!("a layer of {outputs} outputs, more than {LARGEST}").into());
+        }
+        self.charge(outputs.saturating_mul(inputs))
     }
 
     fn push(&mut self, op: Op) -> Result<Handle<Value>, Reason> {
@@ -195,7 +206,7 @@ impl Builder {
         values: Vec<f32>,
     ) -> Result<Handle<Value>, Reason> {
         let param = Handle::new(self.params.len());
-        self.params.push(Parameter { layer, shape, role, values });
+        self.params.push(Parameter { layer, shape, role, values, normalized: false });
         let ty = Type::new(DType::F32, Dim::Const(shape[0]), Dim::Const(shape[1]));
         self.push_as(Op::Param(param), ty)
     }
@@ -248,8 +259,18 @@ impl Builder {
         weight: Matrix,
     ) -> Result<Handle<Value>, Reason> {
         let weight = self.weight(layer, weight)?;
-        self.note(value, weight, normalized);
+        // Factors for channels are no layer of their own.
+        if !window.is_identity() {
+            self.note(value, weight, normalized);
+        } else if normalized.is_some() {
+            return Err(Reason::from("a normalisation in front of factors for channels"));
+        }
         self.push(Op::Depthwise { value, weight, window })
+    }
+
+    /// The last parameter has a normalisation by the statistics of batches in it.
+    pub(crate) fn mark_normalized(&mut self) {
+        self.params.last_mut().into_iter().for_each(|param| param.normalized = true);
     }
 
     /// A factor for each channel.
@@ -352,7 +373,12 @@ impl Builder {
             Some((format!("{layer}.head"), values))
         });
         let heads = heads.collect();
-        Ok(Built { module, weights, heads, normalization })
+        let is_normalized = |(number, param): (usize, &Parameter)| {
+            let name = names.of_param(Handle::new(number)).filter(|_| param.normalized)?;
+            name.strip_suffix(".weight").map(str::to_string)
+        };
+        let batch_normalized = self.params.iter().enumerate().filter_map(is_normalized).collect();
+        Ok(Built { module, weights, heads, normalization, batch_normalized })
     }
 
     /// One normalisation for all contractions, those of the network's input perhaps left out.

@@ -222,8 +222,10 @@ impl<'a> Folding<'a> {
             Op::Depthwise { value: before, weight: factors, window } if window.is_identity() => {
                 let (weight, bias) = self.own(before)?;
                 let Op::Param(factors) = self.op(factors) else { return None };
-                let factors = self.params[factors.index()].values.clone();
+                let Parameter { values, normalized, .. } = &self.params[factors.index()];
+                let (factors, normalized) = (values.clone(), *normalized);
                 self.scale(weight, bias, &factors);
+                self.params[weight.index()].normalized |= normalized;
                 Some(before)
             }
             mut op => {
@@ -266,7 +268,7 @@ impl<'a> Folding<'a> {
         let columns = columns(self.layer, sum);
         let (shape, values) = ([1, columns], vec![number; columns]);
         let param = Handle::new(self.params.len());
-        self.params.push(Parameter { layer: None, shape, role: ParamRole::Bias, values });
+        self.params.push(Parameter { layer: None, shape, role: ParamRole::Bias, values, normalized: false });
         let ty = Type::new(DType::F32, Dim::Const(1), Dim::Const(columns));
         let bias = self.layer.values.push(Value { name: String::new(), op: Op::Param(param), ty });
         self.uses.push(1);

@@ -243,3 +243,125 @@ fn scaling_in_front_of_the_network_belongs_to_the_preprocessing() {
     assert!(error.to_string().contains("arithmetic on the network's input: put it into the preprocessing"));
     assert!(error.help().unwrap().contains("--input-scale"));
 }
+
+/// A convolution of these attributes, then `op` of what it gives (`[N, 4, 5, 8]`).
+fn after_convolution(op: &str, more: &[&str], attributes: &str) -> String {
+    let inputs: Vec<&str> = ["c"].iter().chain(more).copied().collect();
+    net(19)
+        .input("x", &["N", "6", "7", "10"])
+        .weight("conv.weight", &[4, 6, 3, 3])
+        .weight("group.weight", &[6, 2, 1, 1])
+        .weight("slopes", &[4, 1, 1])
+        .ints("split", &[2], &[2, 2])
+        .ints("pads", &[8], &[0, 1, 0, 0, 0, 1, 0, 0])
+        .ints("shape", &[4], &[-1, 5, 4, 8])
+        .node("Conv", &["x", "conv.weight"], "c", vec![])
+        .node(op, &inputs, "y", common::attributes(attributes))
+        .scopes("['', 'features', 'features.1', 'op']")
+        .output("y")
+        .error()
+}
+
+#[test]
+fn unsupported_convolutions_and_pools_are_named() {
+    let groups = net(19)
+        .input("x", &["N", "6", "7", "10"])
+        .weight("w", &[4, 3, 3, 3])
+        .node("Conv", &["x", "w"], "y", common::attributes("group=2"))
+        .scopes("['', 'features', 'features.0', 'conv2d']")
+        .output("y");
+    assert_eq!(
+        groups.error(),
+        "the model needs what is not supported:\n  \
+         1 x `Conv` (ai.onnx 19): 2 groups of 3 channels to 2; one group is supported, and one channel to one; at \
+         `y (features.0)`"
+    );
+    for (op, more, attributes, reason) in [
+        ("Conv", &["group.weight"][..], "", "a weight of [6, 2, 1, 1] in 1 groups, for 4 channels"),
+        (
+            "Conv",
+            &["group.weight"],
+            "kernel_shape=3,3",
+            "attribute `kernel_shape` is not that of the weight, [1, 1]",
+        ),
+        ("Conv", &["slopes"], "", "a weight of 3 dimensions, an activation of shape [batch, 4, 5, 8]"),
+        ("MaxPool", &[], "kernel_shape=6,1", "6 taps, reaching over 6, do not fit 5 positions"),
+        ("MaxPool", &[], "kernel_shape=2,0", "attribute `kernel_shape` has 0, not from 1 to 32768"),
+        ("MaxPool", &[], "kernel_shape=2,2 strides=1", "attribute `strides` has 1 numbers, not 2"),
+        ("MaxPool", &[], "kernel_shape=2,2 pads=0,0,-1,0", "attribute `pads` has -1, not from 0 to 32768"),
+        ("MaxPool", &[], "kernel_shape=2,2 auto_pad:SAME", "attribute `auto_pad` is `SAME`"),
+        (
+            "MaxPool",
+            &[],
+            "kernel_shape=2,2 strides=3,3 pads=1,1,1,1 ceil_mode=1",
+            "a last window that begins in the padding",
+        ),
+        ("AveragePool", &[], "kernel_shape=3,3 pads=1,1,1,1", "a mean of fewer positions at the edge"),
+        (
+            "AveragePool",
+            &[],
+            "kernel_shape=2,2 strides=2,2 ceil_mode=1",
+            "a mean of fewer positions at the edge",
+        ),
+        ("PRelu", &["slopes"], "", "a slope for each channel; one for all is supported"),
+        ("Pad", &["pads"], "", "padding of the batch or of channels"),
+        ("Pad", &["pads"], "mode:reflect", "padding with anything but zeros"),
+        ("Concat", &["c"], "", "input 0 is not a constant"),
+        ("Split", &["split"], "", "the operator is not supported"),
+        ("LRN", &[], "", "the operator is not supported"),
+        ("Erf", &[], "", "an error function outside of a GELU"),
+        ("Div", &["c"], "", "a division by an activation"),
+        ("Sqrt", &[], "", "a square root outside of a root-mean-square normalisation"),
+    ] {
+        let error = after_convolution(op, more, attributes);
+        assert!(error.contains(&format!("1 x `{op}` (ai.onnx 19): {reason}")), "{op} {attributes}: {error}");
+        assert!(error.contains("at `y (features.1)`"), "{error}");
+    }
+    let taken_apart = after_convolution("Reshape", &["shape"], "");
+    assert!(
+        taken_apart.contains("reshaping [batch, 4, 5, 8] to [batch, 5, 4, 8] takes axes apart"),
+        "{taken_apart}"
+    );
+}
+
+#[test]
+fn what_would_be_too_large_is_refused_before_it_is_there() {
+    let padded = |pad: i64| {
+        net(19)
+            .input("x", &["N", "600", "7", "10"])
+            .weight("w", &[4, 600, 1, 1])
+            .ints("pads", &[8], &[0, 0, pad, pad, 0, 0, 0, 0])
+            .node("Pad", &["x", "pads"], "p", vec![])
+            .node("Conv", &["p", "w"], "c", vec![])
+            .node("GlobalAveragePool", &["c"], "g", vec![])
+            .node("Flatten", &["g"], "y", vec![])
+            .output("y")
+    };
+    assert!(padded(7).import().is_ok());
+    assert!(
+        padded(1000).error().contains("an activation of more than 16777216 numbers"),
+        "{}",
+        padded(1000).error()
+    );
+    assert!(padded(1 << 40).error().contains("10 positions padded by"), "{}", padded(1 << 40).error());
+    let constant = |size: i64| {
+        net(19)
+            .input("x", &["N", "4"])
+            .ints("dims", &[2], &[4, size])
+            .node(
+                "ConstantOfShape",
+                &["dims"],
+                "w",
+                vec![common::tensor("value", common::floats("", &[1], &[0.5]))],
+            )
+            .node("MatMul", &["x", "w"], "y", vec![])
+            .output("y")
+    };
+    assert!(constant(3).import().is_ok());
+    assert!(constant(1 << 40).error().contains("a constant of shape [4, 1099511627776]"));
+    assert!(
+        constant(1 << 25).error().contains("a layer of 33554432 outputs"),
+        "{}",
+        constant(1 << 25).error()
+    );
+}

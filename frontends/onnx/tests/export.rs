@@ -8,10 +8,13 @@ use std::process::Command;
 
 use common::Values;
 use common::evaluate::activate;
-use ffc_ir::module::{Activation, Op};
+use ffc_ir::Arena;
+use ffc_ir::module::{Activation, BinaryOp, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage};
+use ffc_ir::module::{Phase, Region, RowPlan};
+use ffc_ir::types::{DType, Dim, Type};
 use ffc_onnx::{
-    ExportError, ExportLayer, ExportModel, Interface, Network, NoExternalData, Prediction, PredictionKind,
-    Rms, Size, SoftmaxTail, decode, export, import, read,
+    ExportError, ExportModel, Interface, NoExternalData, Prediction, PredictionKind, Rms, Size, SoftmaxTail,
+    decode, export, import, read,
 };
 
 const CLASSES: usize = 3;
@@ -30,17 +33,92 @@ fn interface(opset: i64, softmax: SoftmaxTail) -> Interface {
         opset,
         ir_version: 8,
         normalization: None,
+        batch_normalized: Vec::new(),
         prediction: PredictionKind::Classifier,
         metadata: vec![("author".into(), "someone".into()), ("ffc.mean".into(), "old".into())],
     }
 }
 
-fn model(
+/// A dense layer as it is written and as it is checked.
+#[derive(Clone)]
+struct Dense {
+    name: String,
+    weight: Vec<f32>,
+    outputs: usize,
+    inputs: usize,
+    bias: Option<Vec<f32>>,
+    activation: Option<Activation>,
+}
+
+/// A network to be written, and its layers.
+#[derive(Clone)]
+struct Written {
+    model: ExportModel,
+    layers: Vec<Dense>,
+}
+
+impl std::ops::Deref for Written {
+    type Target = ExportModel;
+    fn deref(&self) -> &ExportModel {
+        &self.model
+    }
+}
+
+/// The layers as the importer gives them.
+fn chain(layers: &[Dense]) -> (Module, Vec<(String, Vec<f32>)>) {
+    let mut layer = Layer::new("main", LayerRole::Whole);
+    let (mut params, mut weights) = (Arena::default(), Vec::new());
+    let rows = |columns| Type::new(DType::F32, Dim::ROWS, Dim::Const(columns));
+    let mut value = layer.push(Region::Forward, "x", Op::Operand(0), rows(layers[0].inputs));
+    for Dense { name, weight, outputs, inputs, bias, activation } in layers {
+        let mut param = |layer: &mut Layer, kind: &str, shape, role, values: &[f32]| {
+            let param = Param { name: format!("{name}.{kind}"), shape, storage: ParamStorage::F32, role };
+            weights.push((param.name.clone(), values.to_vec()));
+            let ty = param.ty();
+            let name = param.name.clone();
+            layer.push(Region::Forward, &name, Op::Param(params.push(param)), ty)
+        };
+        let rhs = param(&mut layer, "weight", [*outputs, *inputs], ParamRole::Weight, weight);
+        value =
+            layer.push(Region::Forward, &format!("{name}.dot"), Op::Dot { lhs: value, rhs }, rows(*outputs));
+        if let Some(bias) = bias {
+            let bias = param(&mut layer, "bias", [1, *outputs], ParamRole::Bias, bias);
+            let sum = Op::Binary(BinaryOp::Add, value, bias);
+            value = layer.push(Region::Forward, &format!("{name}.sum"), sum, rows(*outputs));
+        }
+        if let Some(activation) = activation {
+            let name = format!("{name}.{}", activation.name());
+            value = layer.push(Region::Forward, &name, Op::Activate(*activation, value), rows(*outputs));
+        }
+    }
+    layer.outputs = vec![value];
+    let module = Module {
+        name: "network".into(),
+        phase: Phase::Imported,
+        batch: 8,
+        features: layers[0].inputs,
+        input: DType::F32,
+        classes: layers.last().unwrap().outputs,
+        rows: RowPlan::Plain,
+        params,
+        layers: vec![layer],
+    };
+    (module, weights)
+}
+
+fn written(
+    layers: Vec<Dense>,
     prediction: Prediction,
     normalization: Option<Rms>,
-    opset: i64,
-    softmax: SoftmaxTail,
-) -> ExportModel {
+    interface: Interface,
+) -> Written {
+    let (module, weights) = chain(&layers);
+    let metadata = vec![("ffc.mean".into(), "0.1307".into())];
+    let model = ExportModel { interface, module, weights, normalization, metadata, prediction };
+    Written { model, layers }
+}
+
+fn layers() -> Vec<Dense> {
     let mut values = Values(7);
     let activations = [
         Some(Activation::Relu),
@@ -49,7 +127,7 @@ fn model(
         None,
     ];
     let sizes = [FEATURES, 8, 6, 5, CLASSES];
-    let layers = (0..4).map(|index| ExportLayer {
+    let layers = (0..4).map(|index| Dense {
         name: format!("fc{index}"),
         weight: values.take(sizes[index] * sizes[index + 1]),
         outputs: sizes[index + 1],
@@ -57,13 +135,11 @@ fn model(
         bias: (index != 1).then(|| values.take(sizes[index + 1])),
         activation: activations[index],
     });
-    ExportModel {
-        interface: interface(opset, softmax),
-        layers: layers.collect(),
-        normalization,
-        metadata: vec![("ffc.mean".into(), "0.1307".into())],
-        prediction,
-    }
+    layers.collect()
+}
+
+fn model(prediction: Prediction, normalization: Option<Rms>, opset: i64, softmax: SoftmaxTail) -> Written {
+    written(layers(), prediction, normalization, interface(opset, softmax))
 }
 
 fn predictions() -> Vec<Prediction> {
@@ -79,7 +155,7 @@ fn predictions() -> Vec<Prediction> {
     ]
 }
 
-fn variants() -> Vec<ExportModel> {
+fn variants() -> Vec<Written> {
     let mut all = Vec::new();
     for prediction in predictions() {
         for normalization in
@@ -173,19 +249,33 @@ fn a_damaged_layer_list_is_refused() {
 fn parts_that_do_not_fit_are_refused() {
     let good = model(Prediction::Classifier, None, 17, SoftmaxTail::None);
     let refused = |change: &dyn Fn(&mut ExportModel)| {
-        let mut model = good.clone();
+        let mut model = good.model.clone();
         change(&mut model);
         export(&model).unwrap_err()
     };
-    assert_eq!(refused(&|model| model.layers.clear()), ExportError::NoLayers);
     assert_eq!(
-        refused(&|model| model.layers[1].weight.truncate(5)).to_string(),
+        refused(&|model| model.weights[2].1.truncate(5)).to_string(),
         "`fc1.weight` has 5 elements, 48 are needed"
     );
     assert_eq!(
-        refused(&|model| drop(model.layers.remove(1))).to_string(),
-        "layer `fc2` takes 6 features, 8 are there"
+        refused(&|model| drop(model.weights.remove(2))).to_string(),
+        "there are no values for `fc1.weight`"
     );
+    assert_eq!(
+        refused(&|model| model.interface.input_dims.truncate(3)).to_string(),
+        "the interface does not fit the network: 6 features are there, the network takes 12"
+    );
+    let error = refused(&|model| model.module.layers[0].outputs.clear());
+    assert!(matches!(error, ExportError::Module(_)), "{error}");
+    let two = |model: &mut ExportModel| {
+        let layer = &mut model.module.layers[0];
+        let (last, ty) = (layer.outputs[0], layer.ty(layer.outputs[0]));
+        let relu = Op::Activate(Activation::Relu, last);
+        let relu = layer.push(Region::Forward, "first", relu, ty);
+        layer.outputs[0] = layer.push(Region::Forward, "second", Op::Activate(Activation::Tanh, relu), ty);
+        model.prediction = Prediction::Unlabelled { on: 1.0, off: 0.0 };
+    };
+    assert!(matches!(refused(&two), ExportError::Prediction(_)));
     let no_heads = Prediction::Heads { heads: Vec::new(), classifier: false };
     assert_eq!(
         refused(&|model| model.prediction = no_heads.clone()).to_string(),
@@ -198,7 +288,7 @@ fn parts_that_do_not_fit_are_refused() {
 }
 
 /// What the exported file must compute for one sample.
-fn expected(model: &ExportModel, sample: &[f32]) -> Vec<f64> {
+fn expected(model: &Written, sample: &[f32]) -> Vec<f64> {
     let sample: Vec<f64> = sample.iter().copied().map(f64::from).collect();
     let scores = match &model.prediction {
         Prediction::Classifier => forward(model, sample).pop().unwrap(),
@@ -237,7 +327,7 @@ fn expected(model: &ExportModel, sample: &[f32]) -> Vec<f64> {
     }
 }
 
-fn forward(model: &ExportModel, sample: Vec<f64>) -> Vec<Vec<f64>> {
+fn forward(model: &Written, sample: Vec<f64>) -> Vec<Vec<f64>> {
     let mut value = sample;
     let layers = model.layers.iter().enumerate().map(|(index, layer)| {
         if let Some(rms) = model.normalization.filter(|rms| rms.input || index > 0) {
@@ -297,17 +387,22 @@ fn onnxruntime_computes_what_was_exported() {
     let mut values = Values(11);
     let mut variants = variants();
     // Every activation, an input that already is a matrix, and one whose every feature is overlaid.
-    let mut others = model(Prediction::Classifier, None, 17, SoftmaxTail::None);
-    others.layers[0].activation = Some(Activation::Sigmoid);
-    others.layers[1].activation = Some(Activation::Tanh);
-    others.layers[2].activation = None;
-    others.interface.input_dims = vec![Size::Symbol("N".into()), Size::Fixed(FEATURES)];
-    variants.push(others);
-    let mut narrow = model(Prediction::Labels { on: 1.0, off: 0.0, sum: false }, None, 17, SoftmaxTail::None);
-    narrow.layers[0].inputs = CLASSES;
-    narrow.layers[0].weight.truncate(8 * CLASSES);
-    narrow.interface.input_dims = vec![Size::Symbol("N".into()), Size::Fixed(CLASSES)];
-    variants.push(narrow);
+    let mut others = layers();
+    for (layer, activation) in
+        others.iter_mut().zip([Some(Activation::Sigmoid), Some(Activation::Tanh), None])
+    {
+        layer.activation = activation;
+    }
+    let matrix = |features| Interface {
+        input_dims: vec![Size::Symbol("N".into()), Size::Fixed(features)],
+        ..interface(17, SoftmaxTail::None)
+    };
+    variants.push(written(others, Prediction::Classifier, None, matrix(FEATURES)));
+    let mut narrow = layers();
+    narrow[0].inputs = CLASSES;
+    narrow[0].weight.truncate(8 * CLASSES);
+    let labels = Prediction::Labels { on: 1.0, off: 0.0, sum: false };
+    variants.push(written(narrow, labels, None, matrix(CLASSES)));
     for (index, model) in variants.iter().enumerate() {
         let path = folder.path().join(format!("{index}.onnx"));
         std::fs::write(&path, export(model).unwrap()).unwrap();
@@ -323,35 +418,6 @@ fn onnxruntime_computes_what_was_exported() {
         }
     }
     check(&python, folder.path(), &cases);
-}
-
-/// An imported network, untrained, as a model to be exported.
-fn unchanged(network: &Network) -> ExportModel {
-    let mut layers: Vec<ExportLayer> = Vec::new();
-    for (_, value) in network.module.layers[0].values.iter() {
-        match value.op {
-            Op::Param(param) => {
-                let param = &network.module.params[param];
-                let (_, values) =
-                    network.weights.iter().find(|(name, _)| *name == param.name).unwrap().clone();
-                match param.name.strip_suffix(".weight") {
-                    Some(name) => layers.push(ExportLayer {
-                        name: name.to_string(),
-                        weight: values,
-                        outputs: param.shape[0],
-                        inputs: param.shape[1],
-                        bias: None,
-                        activation: None,
-                    }),
-                    None => layers.last_mut().unwrap().bias = Some(values),
-                }
-            }
-            Op::Activate(activation, _) => layers.last_mut().unwrap().activation = Some(activation),
-            _ => {}
-        }
-    }
-    let (interface, normalization) = (network.interface.clone(), network.interface.normalization);
-    ExportModel { interface, layers, normalization, metadata: Vec::new(), prediction: Prediction::Classifier }
 }
 
 /// What is imported means what the file meant: written again, it computes the same.
@@ -372,7 +438,7 @@ fn onnxruntime_computes_the_same_before_and_after() {
     for (index, file) in files.iter().enumerate() {
         let network = import(&read(file).unwrap()).unwrap();
         let path = folder.path().join(format!("{index}.onnx"));
-        std::fs::write(&path, export(&unchanged(&network)).unwrap()).unwrap();
+        std::fs::write(&path, export(&common::unchanged(&network)).unwrap()).unwrap();
         let interface = &network.interface;
         for batch in [1, 7] {
             let (x, shape) = (values.take(batch * network.module.features), shape(interface, batch));

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::evaluate::evaluate;
-use common::{Net, Values, attributes, checked, float, floats, int, ints, net, text};
-use ffc_onnx::{Network, NoExternalData, Size, decode, import};
+use common::{Net, Values, attributes, checked, float, floats, int, ints, net, text, unchanged};
+use ffc_onnx::{Network, NoExternalData, Rms, Size, decode, export, import};
 use serde_json::json;
 
 /// A network, some samples and how far apart results may be, for `check_inference.py`.
@@ -395,7 +395,7 @@ fn branches() -> Vec<Form> {
                 let (a, b) = (s.conv("x", &[4, 3, 3, 3], ""), s.bare_conv("x", &[4, 3, 3, 3], ""));
                 (s.op("Sub", &[&a, &b], vec![]), 4 * 40)
             }),
-            "pixels window dot window dot add sub",
+            "pixels window dot add window dot sub",
         ),
         (
             "dense branches",
@@ -630,10 +630,47 @@ fn activations() -> Vec<Form> {
     ]
 }
 
+fn forms() -> Vec<Form> {
+    [convolutions(), pools(), normalizations(), branches(), layouts(), activations()].concat()
+}
+
+/// Written as a file again, with and without normalisation: the file computes what the network does, and is read as it.
+#[test]
+fn what_came_in_goes_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cases = Vec::new();
+    let mut changed = Vec::new();
+    for (index, (name, net, _)) in forms().into_iter().enumerate() {
+        let mut network = net.import().unwrap();
+        for normalization in [None, Some(Rms { epsilon: 1e-3, input: index % 2 == 0 })] {
+            network.interface.normalization = normalization;
+            let bytes = export(&unchanged(&network)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let path = folder.path().join(format!("{index} {name} {}.onnx", normalization.is_some()));
+            std::fs::write(&path, &bytes).unwrap();
+            cases.push(case(&path, &network, 3));
+            let again = import(&decode(&bytes, &NoExternalData).unwrap());
+            let again = again.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let same_text =
+                again.module.to_string() == network.module.to_string().replace("@tiny", "@network");
+            // Where nothing but factors sees the input, it makes no difference whether that is normalised.
+            let expected = normalization.map(|rms| Rms { input: rms.input && name != "of the input", ..rms });
+            let same_interface = again.interface.normalization == expected
+                && again.interface.input_dims == network.interface.input_dims;
+            if !same_text || again.weights != network.weights || !same_interface {
+                let (before, after) = (network.module.to_string(), again.module.to_string());
+                let lines = before.lines().zip(after.lines()).skip(1).find(|(before, after)| before != after);
+                changed.push(format!("{name}: {lines:?}, {:?}", again.interface.normalization));
+            }
+        }
+    }
+    assert!(changed.is_empty(), "{}", changed.join("\n"));
+    check(folder.path(), &cases);
+}
+
 #[test]
 fn forms_of_exporters() {
     let folder = tempfile::tempdir().unwrap();
-    let forms = [convolutions(), pools(), normalizations(), branches(), layouts(), activations()].concat();
+    let forms = forms();
     let mut cases = Vec::new();
     let mut wrong = Vec::new();
     for (index, (name, net, ops)) in forms.into_iter().enumerate() {

@@ -43,8 +43,11 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
         Err(failure) => return Err(unsupported(&args, failure)?),
     };
     let options = job::resolve(&source, &args.options.clone().with_config()?)?.options;
-    let compiled = compile(&source.network.module, &options)?;
-    let memory = memory(&source.network, &compiled.program);
+    // A network may be understood, and yet no program be made of it; then that is said, and the rest shown.
+    let (memory, untrainable) = match compile(&source.network.module, &options) {
+        Ok(compiled) => (Some(memory(&source.network, &compiled.program)), None),
+        Err(failure) => (None, Some(failure.message)),
+    };
     let layers = layers(&source.network);
     let variants = match &source.origin {
         Origin::Artifact(bytes) => variants(&Artifact::from_bytes(bytes)?.0, &cpu()?),
@@ -57,11 +60,17 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
             "macs_per_sample": source.network.macs(),
             "unsupported": [],
             "memory": memory,
+            "untrainable": untrainable,
             "variants": variants,
         }));
     }
     print_layers(&source.network, &layers)?;
-    print_memory(&memory, options.batch)?;
+    if let Some(memory) = memory {
+        print_memory(&memory, options.batch)?;
+    }
+    if let Some(reason) = untrainable {
+        print_line(&format!("\nwith these options it cannot be trained: {reason}"))?;
+    }
     print_variants(&variants)
 }
 
@@ -91,13 +100,17 @@ fn unsupported(args: &Inspect, failure: Failure) -> Result<Failure, Failure> {
 }
 
 fn print_layers(network: &Network, layers: &[LayerReport]) -> Result<(), Failure> {
-    print_line(&format!("{:<24} {:<8} {:>10} {:>12} {:>12}", "layer", "op", "output", "parameters", "MACs"))?;
+    let longest = layers.iter().map(|layer| layer.name.len()).max().unwrap_or(0).max(24);
+    let row = |name: &str, op: &str, output: &str, parameters: &str, macs: &str| {
+        print_line(&format!("{name:<longest$} {op:<14} {output:>12} {parameters:>12} {macs:>12}"))
+    };
+    row("layer", "op", "output", "parameters", "MACs")?;
     for layer in layers {
         let shape: Vec<_> = layer.output_shape.iter().map(ToString::to_string).collect();
-        let (name, op, parameters, macs) = (&layer.name, layer.op, layer.parameters, layer.macs);
-        print_line(&format!("{name:<24} {op:<8} {:>10} {parameters:>12} {macs:>12}", shape.join("x")))?;
+        let (parameters, macs) = (layer.parameters.to_string(), layer.macs.to_string());
+        row(&layer.name, &layer.op, &shape.join("x"), &parameters, &macs)?;
     }
-    print_line(&format!("{:<44} {:>12} {:>12}", "in all", network.parameters(), network.macs()))
+    row("in all", "", "", &network.parameters().to_string(), &network.macs().to_string())
 }
 
 fn print_memory(memory: &Memory, batch: usize) -> Result<(), Failure> {

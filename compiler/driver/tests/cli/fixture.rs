@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use ffc_ir::module::Activation;
+use ffc_ir::module::{Param, ParamRole};
 use ffc_onnx::proto::ModelProto;
-use ffc_onnx::{ExportLayer, ExportModel, Interface, Prediction, PredictionKind, Size, SoftmaxTail};
+use ffc_onnx::{ExportModel, Interface, Prediction, PredictionKind, Size, SoftmaxTail};
 use prost::Message;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -217,19 +217,47 @@ pub(crate) fn digits(samples: usize, side: usize, classes: usize, seed: u64) -> 
 
 /// `features` to `classes` through layers of 40 and 24.
 pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
+    let module = ffc_ir::parse(&format!(
+        "module @net imported {{
+           input f32[{features}]
+           classes {classes}
+           batch 32
+           rows plain
+           param @fc1.weight: f32[40, {features}] weight
+           param @fc1.bias: f32[1, 40] bias
+           param @fc2.weight: f32[24, 40] weight
+           param @fc2.bias: f32[1, 24] bias
+           param @fc3.weight: f32[{classes}, 24] weight
+           param @fc3.bias: f32[1, {classes}] bias
+           layer @main whole {{
+             forward {{
+               %x: f32[rows, {features}] = operand 0
+               %w1 = param @fc1.weight
+               %d1 = dot %x, %w1
+               %b1 = param @fc1.bias
+               %z1 = add %d1, %b1
+               %fc1.relu = activate relu, %z1
+               %w2 = param @fc2.weight
+               %d2 = dot %fc1.relu, %w2
+               %b2 = param @fc2.bias
+               %z2 = add %d2, %b2
+               %fc2.relu = activate relu, %z2
+               %w3 = param @fc3.weight
+               %d3 = dot %fc2.relu, %w3
+               %b3 = param @fc3.bias
+               %z3 = add %d3, %b3
+               yield %z3
+             }}
+           }}
+         }}"
+    ))
+    .unwrap();
     let mut numbers = Numbers(features as u64);
-    let sizes = [features, 40, 24, classes];
-    let layers = (0..3).map(|index| {
-        let (inputs, outputs) = (sizes[index], sizes[index + 1]);
-        ExportLayer {
-            name: format!("fc{}", index + 1),
-            weight: (0..inputs * outputs).map(|_| numbers.number() / (inputs as f32).sqrt()).collect(),
-            outputs,
-            inputs,
-            bias: Some(vec![0.0; outputs]),
-            activation: (index < 2).then_some(Activation::Relu),
-        }
-    });
+    let mut values = |param: &Param| match param.role {
+        ParamRole::Bias => vec![0.0; param.len()],
+        _ => (0..param.len()).map(|_| numbers.number() / (param.shape[1] as f32).sqrt()).collect(),
+    };
+    let weights = module.params.values().map(|param| (param.name.clone(), values(param))).collect();
     let interface = Interface {
         input: "pixels".into(),
         input_dims: vec![Size::Symbol("batch".into()), Size::Fixed(features)],
@@ -239,19 +267,13 @@ pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
         opset: 17,
         ir_version: 8,
         normalization: None,
+        batch_normalized: Vec::new(),
         prediction: PredictionKind::Classifier,
         metadata: Vec::new(),
     };
-    let layers = layers.collect();
-    let prediction = Prediction::Classifier;
-    ffc_onnx::export(&ExportModel {
-        interface,
-        layers,
-        normalization: None,
-        metadata: Vec::new(),
-        prediction,
-    })
-    .unwrap()
+    let (metadata, prediction) = (Vec::new(), Prediction::Classifier);
+    ffc_onnx::export(&ExportModel { interface, module, weights, normalization: None, metadata, prediction })
+        .unwrap()
 }
 
 /// The small network, changed.

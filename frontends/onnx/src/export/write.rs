@@ -57,20 +57,24 @@ impl Writer {
         });
     }
 
-    /// Makes what the last operator gave the graph's output.
-    pub(super) fn rename_last(&mut self, output: &str) {
-        let last = self.graph.node.last_mut().expect("a network has an operator");
-        last.name = Some(output.to_string());
-        last.output = vec![output.to_string()];
+    /// Makes a value the graph's output, whose name was taken before.
+    pub(super) fn rename(&mut self, value: &str, output: &str) {
+        match self.graph.node.last_mut() {
+            Some(last) if last.output == [value] => {
+                last.name = Some(output.to_string());
+                last.output = vec![output.to_string()];
+            }
+            _ => self.op_as("Identity", output, &[value], Vec::new()),
+        }
     }
 
-    /// The mean over the second dimension, which stays with size 1.
-    pub(super) fn mean(&mut self, hint: &str, input: &str) -> String {
+    /// The mean over some dimensions, which stay with size 1.
+    pub(super) fn mean(&mut self, hint: &str, input: &str, axes: &[i64]) -> String {
         let keep = int("keepdims", 1);
         if self.opset < 18 {
-            return self.op("ReduceMean", hint, &[input], vec![ints("axes", &[1]), keep]);
+            return self.op("ReduceMean", hint, &[input], vec![ints("axes", axes), keep]);
         }
-        let axes = self.integers(&format!("{hint}.axes"), &[1]);
+        let axes = self.integers(&format!("{hint}.axes"), axes);
         self.op("ReduceMean", hint, &[input, &axes], vec![keep])
     }
 
@@ -140,7 +144,8 @@ pub(super) fn text(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.as_bytes().to_vec()), ..attribute(name, AttributeType::String) }
 }
 
-fn ints(name: &str, values: &[i64]) -> AttributeProto {
+/// A list of integers.
+pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 

@@ -40,7 +40,8 @@ pub(crate) fn leaky_relu<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Res
 
 /// One slope for all: else each would have to be learned.
 pub(crate) fn p_relu<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
-    let slopes = importer.folded(node, 1)?.as_floats()?;
+    let value = importer.data(node, 0)?.value;
+    let slopes = importer.folded(node, 1)?.as_floats(importer.builder.columns(value))?;
     match slopes.split_first() {
         Some((&slope, rest)) if rest.iter().all(|&other| other == slope) => leaky(importer, node, slope),
         _ => Err(Reason::from("a slope for each channel; one for all is supported")),

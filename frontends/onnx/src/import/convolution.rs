@@ -42,8 +42,8 @@ pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Re
         );
     }
     let taps = window.taps();
-    importer.builder.charge(filters.saturating_mul(depth).saturating_mul(taps))?;
-    let values = taps_first(&weight.as_floats()?, depth, taps);
+    importer.builder.charge_weight([filters, depth.saturating_mul(taps)])?;
+    let values = taps_first(&weight.as_floats(usize::MAX)?, depth, taps);
     let bias = importer.optional_folded(node, 2)?.map(|bias| row(&bias, filters)).transpose()?;
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
     let matrix = Matrix { outputs: filters, inputs: taps.saturating_mul(depth), values };

@@ -71,8 +71,8 @@ fn weight<'m>(importer: &mut Importer<'m>, node: &'m Node, transposed: bool) -> 
     let &[first, second] = weight.dims.as_slice() else {
         return Err(format!("the weight has {} dimensions, not 2", weight.dims.len()).into());
     };
-    importer.builder.charge(first.saturating_mul(second))?;
-    let values = weight.as_floats()?;
+    importer.builder.charge_weight(if transposed { [first, second] } else { [second, first] })?;
+    let values = weight.as_floats(usize::MAX)?;
     Ok(if transposed {
         Matrix { outputs: first, inputs: second, values: Rc::unwrap_or_clone(values) }
     } else {
@@ -88,7 +88,7 @@ fn scale(values: &mut [f32], factor: f32) {
 
 /// A bias for each column, from a constant that broadcasts to one row.
 pub(crate) fn row(bias: &Folded, columns: usize) -> Result<Vec<f32>, Reason> {
-    let values = bias.as_floats()?;
+    let values = bias.as_floats(columns)?;
     let is_row = bias.dims.iter().rev().skip(1).all(|&dim| dim == 1) && bias.dims.len() <= 2;
     match values.as_slice() {
         [value] if is_row => Ok(vec![*value; columns]),

@@ -105,7 +105,7 @@ fn with_constant<'m>(
     if importer.builder.is_input(data.value) || data.view.features() == Ok(1) {
         return Err(on_constant(importer, &data));
     }
-    let values = constant.as_floats()?;
+    let values = constant.as_floats(importer.builder.columns(data.value))?;
     // One form for each pair: a sum of the negated constant, a product with its inverse.
     let adds = matches!(op, Arithmetic::Add | Arithmetic::Sub);
     let turned = |&value: &f32| match op {
@@ -211,7 +211,8 @@ pub(crate) fn batch_normalization<'m>(importer: &mut Importer<'m>, node: &'m Nod
     let data = importer.data(node, 0)?;
     let mut statistics: Vec<Rc<Vec<f32>>> = Vec::new();
     for position in 1..5 {
-        statistics.push(importer.folded(node, position)?.as_floats()?);
+        let numbers = importer.builder.columns(data.value);
+        statistics.push(importer.folded(node, position)?.as_floats(numbers)?);
     }
     let [gamma, beta, mean, variance] = statistics.as_slice() else { unreachable!("four were read") };
     let channels = gamma.len();
@@ -239,6 +240,7 @@ pub(crate) fn batch_normalization<'m>(importer: &mut Importer<'m>, node: &'m Nod
     }
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
     let scaled = importer.builder.scale(value, size, layer.clone(), factors)?;
+    importer.builder.mark_normalized();
     let value = importer.builder.bias(scaled, layer, biases)?;
     importer.built(node, value, view)
 }

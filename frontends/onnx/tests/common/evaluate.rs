@@ -69,16 +69,22 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
             Op::Constant(number) => vec![T::of(number.into())],
             Op::Pixels { value, channels } => pixels(at(value), channels),
             Op::Reshape(value) => at(value).values.clone(),
-            Op::Dot { lhs, rhs } => match layer.values[lhs].op {
-                Op::Window { value, window } => dot(at(value), &window, at(rhs)),
-                _ => dot(at(lhs), &Window::new([1; 2], [1; 2], [1; 2], [1; 2], [0; 2]), at(rhs)),
-            },
+            Op::Dot { lhs, rhs } => {
+                let one = Window::new([1; 2], [1; 2], [1; 2], [1; 2], [0; 2]);
+                let (value, window) = match layer.values[lhs].op {
+                    Op::Window { value, window } => (value, window),
+                    _ => (lhs, one),
+                };
+                dot(&normalized(network, value, at(value), samples), &window, at(rhs))
+            }
             Op::Depthwise { value, weight, window } => {
-                let weight = at(weight);
+                let (weight, image) = (at(weight), at(value));
+                let filters = (!window.is_identity()).then(|| normalized(network, value, image, samples));
+                let image = filters.as_ref().unwrap_or(image);
                 let term = |sum: T, x: T, channel: usize, tap: usize| {
                     sum + x * weight.values[channel * weight.columns + tap]
                 };
-                look(at(value), &window, Some(T::of(0.0)), term)
+                look(image, &window, Some(T::of(0.0)), term)
             }
             Op::Pool { op: PoolOp::Sum, value, window } => {
                 look(at(value), &window, Some(T::of(0.0)), |sum: T, x, _, _| sum + x)
@@ -100,6 +106,32 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
         });
     }
     known[&layer.outputs[0].index()].values.iter().map(|x| x.wide()).collect()
+}
+
+/// What a contraction sees, normalised if the network is.
+fn normalized<T: Real>(
+    network: &Network,
+    value: ffc_ir::Handle<ffc_ir::module::Value>,
+    tensor: &Tensor<T>,
+    samples: &[f32],
+) -> Tensor<T> {
+    let op = |value: ffc_ir::Handle<ffc_ir::module::Value>| network.module.layers[0].values[value].op;
+    let first = match op(value) {
+        Op::Pixels { value, .. } | Op::Reshape(value) => matches!(op(value), Op::Operand(_)),
+        op => matches!(op, Op::Operand(_)),
+    };
+    let rms = network.interface.normalization.filter(|rms| rms.input || !first);
+    let of_sample = tensor.values.len() / (samples.len() / network.module.features);
+    let mut values = tensor.values.clone();
+    if let Some(rms) = rms {
+        for sample in values.chunks_mut(of_sample) {
+            let mut sum = T::of(0.0);
+            sample.iter().for_each(|&x| sum += x * x);
+            let factor = T::of(1.0 / (sum.wide() / of_sample as f64 + f64::from(rms.epsilon)).sqrt());
+            sample.iter_mut().for_each(|x| *x = *x * factor);
+        }
+    }
+    Tensor { columns: tensor.columns, values }
 }
 
 fn forget<T>(uses: &mut HashMap<usize, usize>, known: &mut HashMap<usize, Tensor<T>>, value: usize) {

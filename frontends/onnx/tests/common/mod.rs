@@ -16,7 +16,7 @@ use ffc_onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use ffc_onnx::{Network, NoExternalData, OnnxError, decode, import};
+use ffc_onnx::{ExportModel, Network, NoExternalData, OnnxError, Prediction, decode, import};
 use prost::Message;
 
 /// A model that is being built.
@@ -251,6 +251,18 @@ pub(crate) fn attributes(list: &str) -> Vec<AttributeProto> {
 
 pub(crate) fn tensor(name: &str, value: TensorProto) -> AttributeProto {
     AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }
+}
+
+/// An imported network, untrained, as a model to be exported.
+pub(crate) fn unchanged(network: &Network) -> ExportModel {
+    ExportModel {
+        interface: network.interface.clone(),
+        module: network.module.clone(),
+        weights: network.weights.clone(),
+        normalization: network.interface.normalization,
+        metadata: Vec::new(),
+        prediction: Prediction::Classifier,
+    }
 }
 
 /// A file of the workplace's model collection, unpacked; `None`, said aloud, where it is not there.
