@@ -185,7 +185,7 @@ impl Emitter<'_> {
                 asm.store(Width::Wide, Op::Store32, Memory::at(rdi, to + at), value, ALL);
             }
         }
-        if bytes % VECTOR > 0 {
+        if !bytes.is_multiple_of(VECTOR) {
             let at = vectors * VECTOR;
             let value = from.map_or(0, |from| {
                 asm.load(Width::Wide, Op::LoadBytes, 1, Memory::at(from, at), mask);
