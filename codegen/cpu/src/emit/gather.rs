@@ -32,6 +32,9 @@ const COLUMNS: usize = 64 << 10;
 /// Depth of a gradient that is copied at a time.
 const PIECE: usize = 512;
 
+/// Bytes and positions that are turned at a time.
+const EIGHT: usize = 8;
+
 /// The row of an image that another row sees, the first one where it sees none; and whether it sees one.
 #[derive(Clone, Copy)]
 pub(super) struct Sight {
@@ -92,7 +95,8 @@ impl Staging {
 #[derive(Clone, Copy)]
 pub(super) struct Copies {
     operands: [Option<StackSlot>; 2],
-    /// Filters of single channels, tap after tap, or sums that lie so.
+    /// Filters of single channels, tap after tap, or sums that lie so; zeros for all channels of an image that is copied
+    /// by columns.
     taps: Option<(StackSlot, usize)>,
 }
 
@@ -213,9 +217,18 @@ impl Emitter<'_> {
                 let pitch = 4 * staging.rows;
                 Some((self.room(window.taps().min(staging.columns) * pitch), pitch))
             }
+            Geometry::ConvolutionGrad(_) => Some(self.zeros(row_bytes(self.buffer(contraction.rhs)))),
             _ => None,
         };
         Copies { operands, taps }
+    }
+
+    /// Zeros in place of so many bytes.
+    fn zeros(&mut self, bytes: usize) -> (StackSlot, usize) {
+        let slot = self.room(bytes);
+        let (at, bytes_value) = (self.b.ins().stack_addr(types::I64, slot, 0), self.int(bytes));
+        self.clear(at, bytes_value);
+        (slot, bytes)
     }
 
     /// Filters of single channels as taps that have a byte for each channel.
@@ -426,6 +439,7 @@ impl Emitter<'_> {
         to: Lines,
     ) {
         let (image, channels) = (self.pointer(operand), row_bytes(self.buffer(operand)));
+        let zero = self.int(0);
         let [first, _] = self.divided(span.from, channels);
         let last = self.b.ins().iadd_imm_s(span.to, -1);
         let [last, _] = self.divided(last, channels);
@@ -443,22 +457,84 @@ impl Emitter<'_> {
             let (image, to) =
                 (emitter.b.ins().iadd(image, skipped), emitter.indexed(to.start, ahead, to.pitch));
             let tap = emitter.divided(tap, window.kernel[1]);
-            emitter.steps(begin, end, 1, |emitter, number| {
+            let see = |emitter: &mut Self, number: Value| {
                 let position = emitter.position(window, number);
                 let sight = emitter.sight(window, position, tap);
-                let from = emitter.indexed(image, sight.row, channels);
+                (sight.there, emitter.indexed(image, sight.row, channels))
+            };
+            let mut rest = begin;
+            if emitter.lanes() > 1 {
+                rest = emitter.steps(rest, end, EIGHT, |emitter, number| {
+                    let seen: Vec<_> = (0..EIGHT as i64)
+                        .map(|ahead| {
+                            let number = emitter.b.ins().iadd_imm_s(number, ahead);
+                            see(emitter, number)
+                        })
+                        .collect();
+                    let deep = emitter.b.ins().isub(number, begin);
+                    let to = emitter.b.ins().iadd(to, deep);
+                    emitter.turn_eight(&seen, to, count);
+                });
+            }
+            emitter.steps(rest, end, 1, |emitter, number| {
+                let (there, from) = see(emitter, number);
                 let deep = emitter.b.ins().isub(number, begin);
                 let to = emitter.b.ins().iadd(to, deep);
-                emitter.copy_across(sight.there, from, to, count);
+                emitter.copy_across(there, from, to, zero, count);
             });
         });
     }
 
-    /// Copies bytes to places [`PIECE`] apart, zeros where the condition is 0.
-    fn copy_across(&mut self, there: Value, from: Value, to: Value, count: Value) {
+    /// Copies bytes of eight positions to places [`PIECE`] apart, eight positions side by side.
+    fn turn_eight(&mut self, seen: &[(Value, Value)], to: Value, count: Value) {
+        let (slot, _) = self.copies().taps.expect("there is room for zeros");
+        let nothing = self.b.ins().stack_addr(types::I64, slot, 0);
+        let rows: Vec<Value> =
+            seen.iter().map(|&(there, from)| self.b.ins().select(there, from, nothing)).collect();
         let zero = self.int(0);
+        let rest = self.steps(zero, count, EIGHT, |emitter, at| {
+            let rows: Vec<Value> = rows
+                .iter()
+                .map(|&row| {
+                    let place = emitter.b.ins().iadd(row, at);
+                    let bytes = emitter.b.ins().load(types::I64, memory_flags(), place, 0);
+                    let bytes = emitter.b.ins().scalar_to_vector(types::I64X2, bytes);
+                    emitter.cast(types::I8X16, bytes)
+                })
+                .collect();
+            // Each round moves a bit of a row's number behind those of its byte's.
+            let [a, b, c, d] = [0, 1, 2, 3].map(|row| emitter.zip(rows[row], rows[row + 4], 0));
+            let even = [0, 8].map(|half| emitter.zip(a, c, half));
+            let odd = [0, 8].map(|half| emitter.zip(b, d, half));
+            let to = emitter.indexed(to, at, PIECE);
+            for (number, (half, first)) in [(0, 0), (0, 8), (1, 0), (1, 8)].into_iter().enumerate() {
+                let two = emitter.zip(even[half], odd[half], first);
+                let two = emitter.cast(types::I64X2, two);
+                for lane in 0..2u8 {
+                    let bytes = emitter.b.ins().extractlane(two, lane);
+                    let ahead = (2 * number + usize::from(lane)) * PIECE;
+                    let Address { base, offset } = emitter.ahead(Address { base: to, offset: 0 }, ahead);
+                    emitter.b.ins().store(memory_flags(), bytes, base, offset);
+                }
+            }
+        });
+        for (ahead, &(there, from)) in seen.iter().enumerate() {
+            let to = self.b.ins().iadd_imm_s(to, ahead as i64);
+            self.copy_across(there, from, to, rest, count);
+        }
+    }
+
+    /// The bytes of two vectors' halves, from this byte on, in turn.
+    fn zip(&mut self, a: Value, b: Value, first: u8) -> Value {
+        let mask: Vec<u8> = (0..8).flat_map(|byte| [first + byte, 16 + first + byte]).collect();
+        let mask = self.b.func.dfg.immediates.push(mask.into());
+        self.b.ins().shuffle(a, b, mask)
+    }
+
+    /// Copies bytes, from this one on, to places [`PIECE`] apart, zeros where the condition is 0.
+    fn copy_across(&mut self, there: Value, from: Value, to: Value, first: Value, count: Value) {
         let mask = self.b.ins().bmask(types::I32, there);
-        self.steps(zero, count, 1, |emitter, at| {
+        self.steps(first, count, 1, |emitter, at| {
             let from = emitter.b.ins().iadd(from, at);
             let to = emitter.indexed(to, at, PIECE);
             let byte = emitter.load_one(DType::I8, Address { base: from, offset: 0 });
@@ -537,26 +613,33 @@ impl Emitter<'_> {
         });
     }
 
-    /// Adds products of neighbouring bytes to neighbouring sums.
+    /// Adds products of neighbouring bytes to neighbouring sums: eight of them, which fit in 16 bits, at a time.
     fn add_products(&mut self, operands: [Value; 2], count: Value, sums: Value) {
         let mut done = self.int(0);
-        let lanes = if self.lanes() == 1 { &[1][..] } else { &[4, 1] };
+        let lanes = if self.lanes() == 1 { &[1][..] } else { &[8, 1] };
         for &lanes in lanes {
             done = self.steps(done, count, lanes, |emitter, at| {
-                let factors = operands.map(|base| {
-                    let base = emitter.b.ins().iadd(base, at);
-                    let address = Address { base, offset: 0 };
-                    match lanes {
-                        1 => emitter.load_one(DType::I8, address),
-                        _ => emitter.load_block(DType::I8, address),
+                let places = operands.map(|base| emitter.b.ins().iadd(base, at));
+                let to = emitter.indexed(sums, at, 4);
+                let products = match lanes {
+                    1 => {
+                        let place = |base| Address { base, offset: 0 };
+                        let factors = places.map(|base| emitter.load_one(DType::I8, place(base)));
+                        vec![emitter.b.ins().imul(factors[0], factors[1])]
                     }
-                });
-                let product = emitter.b.ins().imul(factors[0], factors[1]);
-                let place = emitter.indexed(sums, at, 4);
-                let ty = emitter.b.func.dfg.value_type(product);
-                let sum = emitter.b.ins().load(ty, memory_flags(), place, 0);
-                let sum = emitter.b.ins().iadd(sum, product);
-                emitter.b.ins().store(memory_flags(), sum, place, 0);
+                    _ => {
+                        let factors = places.map(|base| emitter.b.ins().sload8x8(memory_flags(), base, 0));
+                        let products = emitter.b.ins().imul(factors[0], factors[1]);
+                        let low = emitter.b.ins().swiden_low(products);
+                        vec![low, emitter.b.ins().swiden_high(products)]
+                    }
+                };
+                for (product, offset) in products.into_iter().zip([0, 16]) {
+                    let ty = emitter.b.func.dfg.value_type(product);
+                    let sum = emitter.b.ins().load(ty, memory_flags(), to, offset);
+                    let sum = emitter.b.ins().iadd(sum, product);
+                    emitter.b.ins().store(memory_flags(), sum, to, offset);
+                }
             });
         }
     }

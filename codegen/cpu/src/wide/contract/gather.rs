@@ -25,7 +25,7 @@ const TAP: Mask = Mask(5);
 const UNROLLED: usize = 32;
 
 /// The registers of a position: where its sample begins in the image, and what the first tap looks at.
-const SAMPLE: AsmRegister64 = r8;
+pub(in super::super) const SAMPLE: AsmRegister64 = r8;
 const DOWN: AsmRegister64 = r9;
 const RIGHT: AsmRegister64 = r10;
 
@@ -64,7 +64,7 @@ pub(in super::super) fn divide(asm: &mut Asm, to: AsmRegister64, number: AsmRegi
 
 /// Makes `rax`, how far a position reaches along an axis, the place that it sees; jumps to `nothing` if that is not there.
 /// `rcx` and `rdx` change.
-pub(in super::super) fn see(asm: &mut Asm, window: &Window, axis: usize, nothing: CodeLabel) {
+fn see(asm: &mut Asm, window: &Window, axis: usize, nothing: CodeLabel) {
     let input = offset_of(window.input[axis]);
     let spread = window.spread[axis];
     if spread == 1 {
@@ -105,9 +105,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// Where the position `rbx` begins to look.
+    /// Where the position `rbx` begins to look, and where its sample begins in the image.
     pub(super) fn find_position(&mut self, window: &Window, image: Handle<Buffer>) {
-        let sample = window.inputs() * row_bytes(self.buffer(image));
+        self.place_position(window, window.inputs() * row_bytes(self.buffer(image)));
+        self.pointer(rax, image);
+        x86!(self.asm; add(SAMPLE, rax));
+    }
+
+    /// Where the position `rbx` begins to look; samples count so much. `rax` and `rcx` change.
+    pub(in super::super) fn place_position(&mut self, window: &Window, sample: usize) {
         let pads = window.pad.map(|pad| i32::try_from(pad).expect("windows are checked"));
         x86!(self.asm; mov(DOWN, rbx));
         divide(&mut self.asm, SAMPLE, DOWN, window.outputs());
@@ -116,8 +122,19 @@ impl Emitter<'_> {
         times(&mut self.asm, SAMPLE, sample);
         times(&mut self.asm, DOWN, window.stride[0]);
         times(&mut self.asm, RIGHT, window.stride[1]);
-        self.pointer(rax, image);
-        x86!(self.asm; add(SAMPLE, rax); sub(DOWN, pads[0]); sub(RIGHT, pads[1]));
+        x86!(self.asm; sub(DOWN, pads[0]); sub(RIGHT, pads[1]));
+    }
+
+    /// Makes `rax` the position of the sample that is seen through a tap; jumps to `nothing` if none is. `rcx`, `rdx` and
+    /// `rsi` change.
+    pub(in super::super) fn look_through(&mut self, window: &Window, tap: usize, nothing: CodeLabel) {
+        let [down, right] = [tap / window.kernel[1], tap % window.kernel[1]];
+        x86!(self.asm; lea(rax, ptr(DOWN + offset_of(down * window.dilation[0]))));
+        see(&mut self.asm, window, 0, nothing);
+        x86!(self.asm; mov(rsi, rax); lea(rax, ptr(RIGHT + offset_of(right * window.dilation[1]))));
+        see(&mut self.asm, window, 1, nothing);
+        times(&mut self.asm, rsi, window.input[1]);
+        x86!(self.asm; add(rax, rsi));
     }
 
     /// Copies what a position sees through a line of taps.
@@ -185,7 +202,7 @@ impl Emitter<'_> {
                 asm.store(Width::Wide, Op::Store32, Memory::at(rdi, to + at), value, ALL);
             }
         }
-        if bytes % VECTOR > 0 {
+        if !bytes.is_multiple_of(VECTOR) {
             let at = vectors * VECTOR;
             let value = from.map_or(0, |from| {
                 asm.load(Width::Wide, Op::LoadBytes, 1, Memory::at(from, at), mask);

@@ -17,6 +17,9 @@
 //!             group x 32 products
 //! ```
 //!
+//! Convolutions stream or pack what the rows of a chunk see, which is gathered first (`gather`); their gradients pack what
+//! positions see of the columns (`across`). Where each channel has a filter of its own, channels are lanes (`single`).
+//!
 //! VNNI multiplies unsigned by signed bytes. Where neither operand is known not to be negative, 128 is added to each
 //! packed byte, and accumulators start at -128 times the sum of the streamed vector.
 

@@ -25,7 +25,7 @@ use iced_x86::code_asm::{
 use super::super::asm::{ALL, Asm, LANES, Op, VECTOR, Width, offset_of, times, x86};
 use super::super::nest::Emitter;
 use super::Workspace;
-use super::gather::see;
+use super::gather::SAMPLE;
 use crate::layout::row_bytes;
 
 /// Channels at a time.
@@ -149,15 +149,9 @@ impl Emitter<'_> {
         self.find_position(window, image);
         for tap in 0..window.taps() {
             let [mut nothing, mut done] = [0; 2].map(|_| self.asm.label());
-            let [down, right] = [tap / window.kernel[1], tap % window.kernel[1]];
-            x86!(self.asm; lea(rax, ptr(r9 + offset_of(down * window.dilation[0]))));
-            see(&mut self.asm, window, 0, nothing);
-            x86!(self.asm; mov(rsi, rax); lea(rax, ptr(r10 + offset_of(right * window.dilation[1]))));
-            see(&mut self.asm, window, 1, nothing);
-            times(&mut self.asm, rsi, window.input[1]);
-            x86!(self.asm; add(rax, rsi));
+            self.look_through(window, tap, nothing);
             times(&mut self.asm, rax, channels);
-            x86!(self.asm; add(rax, r8); jmp(done));
+            x86!(self.asm; add(rax, SAMPLE); jmp(done));
             self.asm.place(&mut nothing);
             x86!(self.asm; lea(rax, ptr(rsp + zeros)));
             self.asm.place(&mut done);

@@ -6,10 +6,10 @@
 use ffc_ir::Window;
 use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{At, Buffer};
-use iced_x86::code_asm::{eax, ptr, qword_ptr, r8, r9, r10, r12, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp};
+use iced_x86::code_asm::{eax, ptr, qword_ptr, r12, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp};
 
 use super::super::asm::{Base, LANES, offset_of, times, x86};
-use super::super::contract::gather::{divide, quotient, see};
+use super::super::contract::gather::{SAMPLE, divide, quotient};
 use super::super::values::Level;
 use super::Emitter;
 use super::rows::Leads;
@@ -66,7 +66,7 @@ impl Emitter<'_> {
             match at {
                 At::Window { window, tap, .. } => {
                     if placed.replace(window) != Some(window) {
-                        self.place_row(&window);
+                        self.place_position(&window, window.inputs());
                     }
                     self.find_seen(buffer, &window, tap);
                 }
@@ -79,30 +79,12 @@ impl Emitter<'_> {
         x86!(self.asm; add(rdi, step); inc(rbx); cmp(rbx, qword_ptr(rsp + end)); jb(again));
     }
 
-    /// `r8` is the first position of the sample of row `rbx`, `r9` and `r10` are where its first tap looks.
-    fn place_row(&mut self, window: &Window) {
-        let pads = window.pad.map(|pad| i32::try_from(pad).expect("windows are checked"));
-        x86!(self.asm; mov(r9, rbx));
-        divide(&mut self.asm, r8, r9, window.outputs());
-        x86!(self.asm; mov(r10, r9));
-        divide(&mut self.asm, r9, r10, window.output[1]);
-        times(&mut self.asm, r8, window.inputs());
-        times(&mut self.asm, r9, window.stride[0]);
-        times(&mut self.asm, r10, window.stride[1]);
-        x86!(self.asm; sub(r9, pads[0]); sub(r10, pads[1]));
-    }
-
     /// `rax` is the address of the row that is seen through a tap, or 0.
     fn find_seen(&mut self, image: Handle<Buffer>, window: &Window, tap: usize) {
         let [mut nothing, mut done] = [0; 2].map(|_| self.asm.label());
-        let [down, right] = [tap / window.kernel[1], tap % window.kernel[1]];
         let pitch = row_bytes(self.buffer(image));
-        x86!(self.asm; lea(rax, ptr(r9 + offset_of(down * window.dilation[0]))));
-        see(&mut self.asm, window, 0, nothing);
-        x86!(self.asm; mov(rsi, rax); lea(rax, ptr(r10 + offset_of(right * window.dilation[1]))));
-        see(&mut self.asm, window, 1, nothing);
-        times(&mut self.asm, rsi, window.input[1]);
-        x86!(self.asm; add(rax, rsi); add(rax, r8));
+        self.look_through(window, tap, nothing);
+        x86!(self.asm; add(rax, SAMPLE));
         times(&mut self.asm, rax, pitch);
         self.pointer(rdx, image);
         x86!(self.asm; add(rax, rdx); jmp(done));
