@@ -6,11 +6,13 @@ A case is an operator, not a network, and `ffc` imports networks. So each case i
 
     rows of x -> MatMul with 1 -> the shape of x -> THE CASE'S GRAPH -> rows -> MatMul with 1 -> scores
 
-with the case's other inputs as constants. What `ffc eval --precision float --scores` writes for the case's x must then
+with the case's other inputs as constants; images are tried without the first MatMul too, since most networks begin
+with a convolution. What `ffc eval --precision float --scores` writes for the case's x must then
 be the case's expected output. The input is tried in each place, with a batch of any size and of x's own. A case that
 ends in a softmax or in labels has nothing behind it; `ffc` ends at the logits, so softmax is applied here. A case whose
 inputs can all be constants is tried as a bias. A case passes if one of these is imported and right, and fails if any is
-imported and wrong; the rest is refused. Whole models are tried as they are. What differs on purpose is in ON_PURPOSE.
+imported and wrong; the rest is refused. Whole models are tried as they are, with the samples and the results that
+onnx's own runner has for them. What differs on purpose is in ON_PURPOSE.
 """
 
 import collections
@@ -26,14 +28,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
 # No more features than this: a matrix of 1 has their square.
-WIDEST = 1024
+WIDEST = 3072
 # As onnx's own runner.
 RELATIVE, ABSOLUTE = 1e-3, 1e-6
 # Where the first dimension need not be the batch.
-ELEMENTWISE = {"Clip", "Dropout", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
+ELEMENTWISE = {"Clip", "Dropout", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh"}
 DROPOUT = "a network is imported as it predicts, where dropout passes its input on, whatever mode the file was saved in"
+STATISTICS = "a network is imported as it predicts, by the statistics that training gathered, whatever mode the file was saved in"
 # Cases whose result is another on purpose, and why.
 ON_PURPOSE = {
+    "test_batchnorm_epsilon_training_mode": STATISTICS,
+    "test_batchnorm_example_training_mode": STATISTICS,
     "test_training_dropout": DROPOUT,
     "test_training_dropout_default": DROPOUT,
     "test_training_dropout_default_mask": DROPOUT,
@@ -128,10 +133,15 @@ class Case:
         if self.ops[-1] in ("Softmax", "LogSoftmax", "ArgMax"):
             yield lambda runner: self.tail(runner, place, fixed, x)
         if y.dtype in (np.float16, np.float32, np.float64) and target.shape[1]:
-            yield lambda runner: (
-                runner.scores(self.wrapped(place, fixed, x, target.shape[1]), x)[:, : target.shape[1]],
-                target,
-            )
+            for direct in (False, True) if self.values[place].ndim > 2 else (False,):
+                yield lambda runner, direct=direct: self.compared(runner, place, fixed, direct, x, target)
+
+    def compared(self, runner, place, fixed, direct, x, target):
+        width = target.shape[1]
+        model = self.wrapped(place, fixed, direct, x, width)
+        if direct:
+            x = x.reshape(self.values[place].shape)
+        return runner.scores(model, x)[:, :width], target
 
     def body(self, place):
         """Copies the case's graph, its inputs but one as constants."""
@@ -146,10 +156,14 @@ class Case:
             model.metadata_props.add(key=key, value=value)
         return model, list(graph.node)
 
-    def front(self, graph, place, fixed, x):
+    def front(self, graph, place, fixed, x, direct=False):
         """From rows to the case's input."""
         given, value = self.inputs[place], self.values[place]
         batch = len(x) if fixed else "batch"
+        if direct:
+            shape = [batch, *value.shape[1:]]
+            graph.input.append(helper.make_tensor_value_info(given.name, given.type.tensor_type.elem_type, shape))
+            return []
         graph.input.append(helper.make_tensor_value_info("ffc_x", TensorProto.FLOAT, [batch, x.shape[1]]))
         constant(graph, "ffc_one", np.eye(x.shape[1], dtype=np.float32))
         first = -1 if not fixed else len(x)
@@ -161,7 +175,7 @@ class Case:
             helper.make_node("Cast", ["ffc_v"], [given.name], to=given.type.tensor_type.elem_type),
         ]
 
-    def wrapped(self, place, fixed, x, width):
+    def wrapped(self, place, fixed, direct, x, width):
         model, nodes = self.body(place)
         graph = model.graph
         # A network has at least two classes.
@@ -172,7 +186,7 @@ class Case:
             helper.make_node("Reshape", ["ffc_f", "ffc_rows"], ["ffc_r"]),
             helper.make_node("MatMul", ["ffc_r", "ffc_two"], ["ffc_scores"]),
         ]
-        replace(graph, self.front(graph, place, fixed, x) + nodes + back)
+        replace(graph, self.front(graph, place, fixed, x, direct) + nodes + back)
         graph.output.append(output("ffc_scores", max(2, width)))
         return model
 
@@ -265,12 +279,25 @@ def output(name, width):
 
 
 def whole(runner, path):
-    """A whole model without inputs: it must be refused, or it would need a test of its own."""
+    """A whole model, for the samples of onnx's own runner."""
+    model = onnx.load(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    (given,) = [value for value in model.graph.input if value.name not in constants]
+    shape = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    x = (np.arange(np.prod(shape)).reshape(shape) / np.prod(shape)).astype(np.float32)
+    for key, value in METADATA.items():
+        model.metadata_props.add(key=key, value=value)
     try:
         runner.run("inspect", path)
+        scores = runner.scores(model, x)
     except Refused as refused:
         return "refused", str(refused)
-    return "fail", "imported, but not compared"
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    scores = scores / scores.sum(axis=1, keepdims=True)
+    expected = load(path[: -len(".onnx")] + "_output_0.pb").reshape(scores.shape)
+    if model.graph.node[-1].op_type == "Softmax" and np.allclose(scores, expected, RELATIVE, ABSOLUTE):
+        return "pass", ""
+    return "fail", f"{scores} instead of {expected}"
 
 
 def collect(runner):
