@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{dense, float, int, ints};
+use common::{attributes, dense, float, int, ints, net};
 use ffc_onnx::{NoExternalData, decode, import};
 use proptest::prelude::*;
 
@@ -29,6 +29,36 @@ fn valid() -> Vec<u8> {
         .bytes()
 }
 
+/// A convolutional network with most of what belongs to one.
+fn valid_image() -> Vec<u8> {
+    net(19)
+        .input("x", &["N", "2", "5", "6"])
+        .weight("conv.weight", &[4, 2, 3, 3])
+        .weight("deep.weight", &[4, 1, 2, 2])
+        .weight("point.weight", &[4, 4, 1, 1])
+        .weight("fc.weight", &[3, 4])
+        .floats("s", &[4], &[0.5; 4])
+        .ints("pads", &[8], &[0, 0, 1, 0, 0, 0, 1, 2])
+        .ints("axes", &[2], &[2, 3])
+        .node("Pad", &["x", "pads"], "p", vec![])
+        .node("Conv", &["p", "conv.weight"], "c", attributes("strides=2,2 pads=1,1,1,1"))
+        .node("BatchNormalization", &["c", "s", "s", "s", "s"], "b", vec![])
+        .node("Sigmoid", &["b"], "g", vec![])
+        .node("Mul", &["b", "g"], "a", vec![])
+        .node("Conv", &["a", "deep.weight"], "d", attributes("group=4 auto_pad:SAME_UPPER"))
+        .node("MaxPool", &["d"], "m", attributes("kernel_shape=2,2 ceil_mode=1"))
+        .node("GlobalAveragePool", &["m"], "q", vec![])
+        .node("Conv", &["q", "point.weight"], "e", vec![])
+        .node("HardSigmoid", &["e"], "h", vec![])
+        .node("Mul", &["m", "h"], "n", vec![])
+        .node("Transpose", &["n"], "t", vec![ints("perm", &[0, 2, 3, 1])])
+        .node("Transpose", &["t"], "u", vec![ints("perm", &[0, 3, 1, 2])])
+        .node("ReduceMean", &["u", "axes"], "v", vec![int("keepdims", 0)])
+        .node("Gemm", &["v", "fc.weight"], "y", vec![int("transB", 1)])
+        .output("y")
+        .bytes()
+}
+
 /// Decodes and imports whatever comes.
 fn survive(bytes: &[u8]) {
     if let Ok(model) = decode(bytes, &NoExternalData) {
@@ -41,13 +71,16 @@ fn survive(bytes: &[u8]) {
 
 #[test]
 fn the_valid_model_is_valid() {
-    import(&decode(&valid(), &NoExternalData).unwrap()).unwrap();
+    for bytes in [valid(), valid_image()] {
+        import(&decode(&bytes, &NoExternalData).unwrap()).unwrap();
+    }
 }
 
 #[test]
 fn every_truncation_is_survived() {
-    let bytes = valid();
-    (0..bytes.len()).for_each(|end| survive(&bytes[..end]));
+    for bytes in [valid(), valid_image()] {
+        (0..bytes.len()).for_each(|end| survive(&bytes[..end]));
+    }
 }
 
 #[test]
@@ -58,12 +91,13 @@ fn truncations_of_an_exported_file_are_survived() {
 
 #[test]
 fn every_single_bit_matters_to_nobody() {
-    let bytes = valid();
-    for at in 0..bytes.len() {
-        for bit in 0..8 {
-            let mut mutated = bytes.clone();
-            mutated[at] ^= 1 << bit;
-            survive(&mutated);
+    for bytes in [valid(), valid_image()] {
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut mutated = bytes.clone();
+                mutated[at] ^= 1 << bit;
+                survive(&mutated);
+            }
         }
     }
 }
@@ -105,8 +139,9 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         cut in any::<prop::sample::Index>(),
         grow in any::<bool>(),
+        image in any::<bool>(),
     ) {
-        let mut bytes = valid();
+        let mut bytes = if image { valid_image() } else { valid() };
         for (at, byte) in edits {
             let at = at.index(bytes.len());
             bytes[at] = byte;
