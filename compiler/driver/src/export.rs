@@ -1,5 +1,6 @@
 //! A trained network as an ONNX file with the boundary of the file it came from.
 
+use ffc_compiler::passes::cut_layers::layers_of;
 use ffc_compiler::recipe::{Goodness, Head, Normalization, Options, Predict, RMS_EPSILON};
 use ffc_ir::module::Param;
 use ffc_onnx::{ExportModel, Prediction, Rms};
@@ -33,11 +34,14 @@ pub fn export(network: &Network, options: &Options, mut weights: Weights) -> Res
         (param.name.clone(), values)
     };
     let weights = network.module.params.values().map(trained_or_zero).collect();
+    let whole = network.module.layers.first().ok_or_else(|| Failure::new("the network has no layers"))?;
+    let layer_of = layers_of(whole).map_err(Failure::new)?;
     let model = ExportModel {
         interface: network.interface.clone(),
         module: network.module.clone(),
         weights,
         normalization,
+        layer_of,
         metadata: preprocessing::to_metadata(&options.preprocessing),
         prediction,
     };

@@ -53,6 +53,16 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     Ok(module)
 }
 
+/// The layer to which each value of an imported network belongs, 0 being the input; without those that are read
+/// wherever they are used.
+///
+/// # Errors
+/// As [`run`].
+pub fn layers_of(whole: &Layer) -> Result<HashMap<Handle<Value>, usize>, String> {
+    let cut = Cut::of(whole)?;
+    Ok(cut.layer_of.into_iter().filter_map(|(value, layer)| Some((value, layer?))).collect())
+}
+
 /// Which layer each value of the whole network belongs to: 0 is the one that stands for the input.
 struct Cut<'a> {
     whole: &'a Layer,

@@ -8,7 +8,10 @@
 //! `ffc.layers` lists the layers where the graph is more than the network. In a file that predicts by labels the last
 //! layer takes no part in the scores; it is still there, as an operator without a user, so that nothing is lost.
 
-use ffc_ir::module::{Module, Phase};
+use std::collections::HashMap;
+
+use ffc_ir::Handle;
+use ffc_ir::module::{Module, Phase, Value};
 use prost::Message;
 
 use crate::interface::{Interface, PredictionKind, Rms};
@@ -28,8 +31,11 @@ pub struct ExportModel {
     pub module: Module,
     /// The values of its parameters by name, row by row.
     pub weights: Vec<(String, Vec<f32>)>,
-    /// Normalisation in front of the contractions.
+    /// Normalisation in front of the contractions, and of what else crosses from one layer to another.
     pub normalization: Option<Rms>,
+    /// The layer to which each value of the network belongs, where that matters: what a sum or product takes from another
+    /// layer is normalised like what a contraction takes.
+    pub layer_of: HashMap<Handle<Value>, usize>,
     /// More metadata, for instance the preprocessing; replaces what the interface has under the same name.
     pub metadata: Vec<(String, String)>,
     /// What the output is.

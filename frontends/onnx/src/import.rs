@@ -288,6 +288,14 @@ impl<'m> Importer<'m> {
         }
     }
 
+    /// An activation that meets another, which a normalisation may precede where it comes from another layer.
+    fn joined(&mut self, data: Data) -> Data {
+        if let Some(epsilon) = data.normalized {
+            self.builder.note_joined(epsilon);
+        }
+        Data { normalized: None, ..data }
+    }
+
     /// An activation as the image that `[batch, channels, height, width]` is.
     fn image(&mut self, data: &Data) -> Result<(Handle<Value>, Extent), Reason> {
         let (layout, extent) = data.view.as_image()?;

@@ -78,6 +78,8 @@ pub(crate) struct Builder {
     layer: Layer,
     params: Vec<Parameter>,
     contractions: Vec<Contraction>,
+    /// Epsilons of normalisations that are not in front of a contraction.
+    joined: Vec<f32>,
     heads: Vec<(Handle<Param>, Vec<f32>)>,
     /// Images that samples were made into.
     images: HashMap<(Handle<Value>, usize, bool), Handle<Value>>,
@@ -107,6 +109,7 @@ impl Builder {
             layer,
             params: Vec::new(),
             contractions: Vec::new(),
+            joined: Vec::new(),
             heads: Vec::new(),
             images: HashMap::new(),
             input: value,
@@ -228,6 +231,11 @@ impl Builder {
         self.contractions.push(Contraction { weight, first, normalized });
     }
 
+    /// An activation is normalised where it is no operand of a layer of its own.
+    pub(crate) fn note_joined(&mut self, epsilon: f32) {
+        self.joined.push(epsilon);
+    }
+
     /// A dense layer without bias, or a convolution: the same for what each position sees through the window.
     pub(crate) fn dense(
         &mut self,
@@ -262,8 +270,8 @@ impl Builder {
         // Factors for channels are no layer of their own.
         if !window.is_identity() {
             self.note(value, weight, normalized);
-        } else if normalized.is_some() {
-            return Err(Reason::from("a normalisation in front of factors for channels"));
+        } else if let Some(epsilon) = normalized {
+            self.note_joined(epsilon);
         }
         self.push(Op::Depthwise { value, weight, window })
     }
@@ -381,8 +389,15 @@ impl Builder {
         Ok(Built { module, weights, heads, normalization, batch_normalized })
     }
 
-    /// One normalisation for all contractions, those of the network's input perhaps left out.
+    /// One normalisation for all contractions, those of the network's input perhaps left out, and for what is normalised
+    /// elsewhere.
     fn normalization(&self) -> Result<Option<Rms>, String> {
+        let found = self.contracted_normalization()?;
+        let same = |&epsilon: &f32| found.is_some_and(|rms| rms.epsilon == epsilon);
+        if self.joined.iter().all(same) { Ok(found) } else { Err(mixed()) }
+    }
+
+    fn contracted_normalization(&self) -> Result<Option<Rms>, String> {
         let of = |first| {
             let mut found =
                 self.contractions.iter().filter(move |one| one.first == first).map(|one| one.normalized);

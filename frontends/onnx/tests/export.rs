@@ -114,7 +114,8 @@ fn written(
 ) -> Written {
     let (module, weights) = chain(&layers);
     let metadata = vec![("ffc.mean".into(), "0.1307".into())];
-    let model = ExportModel { interface, module, weights, normalization, metadata, prediction };
+    let layer_of = std::collections::HashMap::new();
+    let model = ExportModel { interface, module, weights, normalization, layer_of, metadata, prediction };
     Written { model, layers }
 }
 

@@ -1,5 +1,6 @@
 //! A folder with a small network and small data, and the command run in it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -272,8 +273,16 @@ pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
         metadata: Vec::new(),
     };
     let (metadata, prediction) = (Vec::new(), Prediction::Classifier);
-    ffc_onnx::export(&ExportModel { interface, module, weights, normalization: None, metadata, prediction })
-        .unwrap()
+    ffc_onnx::export(&ExportModel {
+        interface,
+        module,
+        weights,
+        normalization: None,
+        layer_of: HashMap::new(),
+        metadata,
+        prediction,
+    })
+    .unwrap()
 }
 
 /// The small network, changed.

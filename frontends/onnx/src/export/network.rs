@@ -381,15 +381,15 @@ impl<'a> Network<'a> {
         let weight = self.weight(value, weight)?;
         let (handle, param, values) = weight;
         if !window.is_identity() || !self.is_row(image) {
-            let filters = !window.is_identity();
-            let input = if filters { self.operand(image, true) } else { self.image(image) };
+            let input = self.operand(image, true);
             let dims = [values.len() / window.taps(), 1, window.kernel[0], window.kernel[1]];
             return Ok(self.convolution(value, input, weight, (&dims, values), window, dims[0]));
         }
         // A factor for each channel.
         let tensor = self.whole(image);
         let factors = self.initializer(handle, param, &broadcast(&tensor, values.len()), values);
-        let name = self.writer.op("Mul", self.name(value), &[&tensor.name, &factors], Vec::new());
+        let input = self.operand(image, tensor.form == Form::Image);
+        let name = self.writer.op("Mul", self.name(value), &[&input, &factors], Vec::new());
         Ok(Tensor { name, ..tensor })
     }
 
@@ -496,14 +496,24 @@ impl<'a> Network<'a> {
             let name = self.writer.op(word, self.name(value), &[&tensor.name, &number], Vec::new());
             return Ok(Tensor { name, ..tensor });
         }
-        let (x, y) = (self.whole(a), self.whole(b));
-        if x.form == Form::Row && y.form == Form::Row {
-            let name = self.writer.op(word, self.name(value), &[&x.name, &y.name], Vec::new());
-            return Ok(Tensor { name, ..x });
-        }
-        let (x, y) = (self.image(a), self.image(b));
+        let form = match (self.whole(a).form, self.whole(b).form) {
+            (Form::Row, Form::Row) => Form::Row,
+            _ => Form::Image,
+        };
+        let (x, y) = (self.joined(value, a, form), self.joined(value, b, form));
         let name = self.writer.op(word, self.name(value), &[&x, &y], Vec::new());
-        Ok(Tensor { name, factor: 1.0, form: Form::Image })
+        Ok(Tensor { name, factor: 1.0, form })
+    }
+
+    /// What a sum or product takes: normalised, if it comes from another layer.
+    fn joined(&mut self, user: Handle<Value>, value: Handle<Value>, form: Form) -> String {
+        let layer = |value| self.model.layer_of.get(&value);
+        let crosses = layer(value).is_some_and(|layer_of| layer(user) != Some(layer_of));
+        match form {
+            _ if crosses => self.operand(value, form == Form::Image),
+            Form::Image => self.image(value),
+            Form::Row | Form::Declared => self.whole(value).name,
+        }
     }
 
     fn activate(&mut self, value: Handle<Value>, input: &str, activation: Activation) -> String {

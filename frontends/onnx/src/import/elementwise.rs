@@ -61,6 +61,7 @@ fn binary<'m>(importer: &mut Importer<'m>, node: &'m Node, op: Arithmetic) -> Re
         (_, Folded(_), Data(data)) => Err(on_constant(importer, &data)),
         (Div, Data(_), Data(_)) => Err(Reason::from("a division by an activation")),
         (_, Data(a), Data(b)) => {
+            let (a, b) = (importer.joined(a), importer.joined(b));
             let joined = join(importer, op, plain(a)?, plain(b)?)?;
             importer.set(node, Data(joined))
         }

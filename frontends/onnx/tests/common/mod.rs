@@ -259,6 +259,7 @@ pub(crate) fn unchanged(network: &Network) -> ExportModel {
         interface: network.interface.clone(),
         module: network.module.clone(),
         weights: network.weights.clone(),
+        layer_of: std::collections::HashMap::new(),
         normalization: network.interface.normalization,
         metadata: Vec::new(),
         prediction: Prediction::Classifier,
