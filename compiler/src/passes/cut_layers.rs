@@ -173,6 +173,7 @@ impl<'a> Cut<'a> {
                 return Err(format!("nothing uses what layer `{}` gives", layer.name));
             }
             layer.outputs = next.iter().map(|value| here[value]).collect();
+            check_outputs(&layer)?;
             handed = next;
             layers.push(layer);
         }
@@ -217,6 +218,18 @@ impl<'a> Cut<'a> {
         });
         let name = if op == Op::Input { "raw" } else { name };
         here.insert(value, layer.push(Region::Forward, name, op, ty));
+    }
+}
+
+/// Later passes rely on activations that have rows and columns.
+fn check_outputs(layer: &Layer) -> Result<(), String> {
+    let is_activation = |ty: Type| matches!(ty.shape, [Dim::Rows(_), Dim::Const(_)]);
+    match layer.outputs.iter().find(|&&output| !is_activation(layer.ty(output))) {
+        None => Ok(()),
+        Some(&output) => {
+            let Value { name, ty, .. } = &layer.values[output];
+            Err(format!("layer `{}` hands over `{name}`, which is {ty} and no activation", layer.name))
+        }
     }
 }
 

@@ -25,14 +25,17 @@ use crate::recipe::{Options, RMS_EPSILON};
 /// Runs the pass.
 ///
 /// # Errors
-/// None; the signature is that of all passes.
+/// Where a layer hands over something else than rows.
 pub fn run(mut module: Module, _: &Options) -> Result<Module, String> {
     let last = module.layers.len() - 1;
     for (index, layer) in module.layers.iter_mut().enumerate() {
         let factors = apply_factors(layer);
         if index < last && layer.role != LayerRole::Classifier {
             for value in std::mem::take(&mut layer.outputs) {
-                let factor = factors.get(&value).copied().unwrap_or_else(|| row_factor(layer, value));
+                let factor = match factors.get(&value) {
+                    Some(&factor) => factor,
+                    None => row_factor(layer, value)?,
+                };
                 layer.outputs.extend([value, factor]);
             }
         }
@@ -40,19 +43,19 @@ pub fn run(mut module: Module, _: &Options) -> Result<Module, String> {
     Ok(module)
 }
 
-fn row_factor(layer: &mut Layer, output: V) -> V {
+fn row_factor(layer: &mut Layer, output: V) -> Result<V, String> {
+    let [Dim::Rows(positions), Dim::Const(channels)] = layer.ty(output).shape else {
+        return Err(format!("layer `{}` hands over {}, which has no rows", layer.name, layer.ty(output)));
+    };
     let mut builder = Builder::new(layer, Region::Forward);
     let squares = builder.reduce("squares", ReduceOp::SumSquares, output);
-    let [Dim::Rows(positions), Dim::Const(channels)] = builder.ty(output).shape else {
-        unreachable!("activations are [rows, columns]")
-    };
     let squares = builder.reduce_positions("squares.sum", ReduceOp::Sum, squares);
     let mean = builder.mul_constant("mean_square", squares, 1.0 / (positions * channels) as f32);
     let epsilon = builder.constant(RMS_EPSILON);
     let sum = builder.add("mean_square.e", mean, epsilon);
     let root = builder.unary("rms", UnaryOp::Sqrt, sum);
     let one = builder.constant(1.0);
-    builder.div("row_factor", one, root)
+    Ok(builder.div("row_factor", one, root))
 }
 
 /// Rewrites a layer's forward region to multiply what it makes of its operands by their factors. Gives the factors.

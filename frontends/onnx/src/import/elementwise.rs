@@ -102,7 +102,9 @@ fn with_constant<'m>(
     if matches!(constant.elements, Elements::Ints(_)) {
         return Err(Reason::from("arithmetic of an activation with integers"));
     }
-    let data = plain(data)?;
+    // Factors for channels are a layer of their own, which a normalisation may precede.
+    let factors = op == Arithmetic::Mul && constant.dims.iter().product::<usize>() > 1;
+    let data = plain(if factors { importer.joined(data) } else { data })?;
     if importer.builder.is_input(data.value) || data.view.features() == Ok(1) {
         return Err(on_constant(importer, &data));
     }
