@@ -78,13 +78,11 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
                 dot(&normalized(network, value, at(value), samples), &window, at(rhs))
             }
             Op::Depthwise { value, weight, window } => {
-                let (weight, image) = (at(weight), at(value));
-                let filters = (!window.is_identity()).then(|| normalized(network, value, image, samples));
-                let image = filters.as_ref().unwrap_or(image);
+                let (weight, image) = (at(weight), normalized(network, value, at(value), samples));
                 let term = |sum: T, x: T, channel: usize, tap: usize| {
                     sum + x * weight.values[channel * weight.columns + tap]
                 };
-                look(image, &window, Some(T::of(0.0)), term)
+                look(&image, &window, Some(T::of(0.0)), term)
             }
             Op::Pool { op: PoolOp::Sum, value, window } => {
                 look(at(value), &window, Some(T::of(0.0)), |sum: T, x, _, _| sum + x)
