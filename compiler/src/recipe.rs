@@ -108,7 +108,7 @@ pub enum Normalization {
 pub const RMS_EPSILON: f32 = 1e-6;
 
 /// Cells along each side to which `projection` pools an image, unless the options say otherwise.
-pub const GRID: usize = 2;
+pub const GRID: usize = 4;
 
 /// What programs were compiled with before there was a choice.
 fn default_grid() -> usize {

@@ -25,10 +25,10 @@ impl Trial {
     fn new(mut imported: Module, options: &Options) -> Self {
         let whole = &mut imported.layers[0];
         for value in whole.forward.clone() {
-            if let Op::Activate(activation, _) = &mut whole.values[value].op {
-                if *activation != Activation::Silu {
-                    *activation = Activation::Tanh;
-                }
+            if let Op::Activate(activation, _) = &mut whole.values[value].op
+                && *activation != Activation::Silu
+            {
+                *activation = Activation::Tanh;
             }
         }
         let (module, _) = pipeline::compile(&imported, options).unwrap();
