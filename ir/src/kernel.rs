@@ -366,6 +366,23 @@ pub enum At {
     Scalar,
 }
 
+impl At {
+    /// How often what is there changes.
+    pub fn level(self) -> Level {
+        match self {
+            Self::Element
+            | Self::Transposed
+            | Self::Sample(_)
+            | Self::Column
+            | Self::Flat(_)
+            | Self::Window { .. }
+            | Self::Planar { .. } => Level::Element,
+            Self::Row | Self::RowSample(_) => Level::Row,
+            Self::Scalar => Level::Kernel,
+        }
+    }
+}
+
 /// What a window sees beyond the edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outside {
@@ -490,17 +507,7 @@ impl Kernel {
                 Expr::Accumulator | Expr::ColumnIndex => Level::Element,
                 Expr::RowIndex => Level::Row,
                 Expr::ConstF32(_) | Expr::ConstI32(_) => Level::Kernel,
-                Expr::Load(_, at) => match at {
-                    At::Element
-                    | At::Transposed
-                    | At::Sample(_)
-                    | At::Column
-                    | At::Flat(_)
-                    | At::Window { .. }
-                    | At::Planar { .. } => Level::Element,
-                    At::Row | At::RowSample(_) => Level::Row,
-                    At::Scalar => Level::Kernel,
-                },
+                Expr::Load(_, at) => at.level(),
                 Expr::Unary(_, a) => of(a),
                 Expr::Binary(_, a, b) => of(a).max(of(b)),
                 Expr::Select(mask, a, b) => of(mask).max(of(a)).max(of(b)),

@@ -109,6 +109,11 @@ impl Type {
         self.shape[1]
     }
 
+    /// Whether there are several positions for each row, and channels.
+    pub fn is_image(self) -> bool {
+        matches!(self.shape, [Dim::Rows(positions), Dim::Const(_)] if positions > 1)
+    }
+
     /// The type of the transposed value.
     pub fn transposed(self) -> Self {
         Self { dtype: self.dtype, shape: [self.shape[1], self.shape[0]] }

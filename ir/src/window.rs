@@ -52,6 +52,11 @@ impl Window {
         Self { input, output, kernel, stride, dilation: [1; 2], pad, spread: [1; 2], repeats: false }
     }
 
+    /// A window through which each position sees itself and nothing else.
+    pub fn identity(size: [usize; 2]) -> Self {
+        Self::new(size, size, [1; 2], [1; 2], [0; 2])
+    }
+
     /// A window that sees all of the input at once.
     pub fn whole(input: [usize; 2]) -> Self {
         Self::tiles(input, input)
@@ -99,9 +104,9 @@ impl Window {
         self.output[0] * self.output[1]
     }
 
-    /// Whether position `o` sees position `o` and nothing else.
+    /// Whether each position sees itself and nothing else.
     pub fn is_identity(&self) -> bool {
-        *self == Self::new(self.input, self.input, [1; 2], [1; 2], [0; 2])
+        *self == Self::identity(self.input)
     }
 
     /// The position that `position` of the result sees through `tap`, if it is there.
@@ -113,19 +118,19 @@ impl Window {
         Some(y * self.input[1] + x)
     }
 
+    /// The row of an image that row `row` of a result sees through `tap`, where each has the positions of one sample after
+    /// another.
+    pub fn source_row(&self, row: usize, tap: usize) -> Option<usize> {
+        let source = self.source(row % self.outputs(), tap)?;
+        Some(row / self.outputs() * self.inputs() + source)
+    }
+
     /// [`source`](Self::source) along one axis.
     pub fn along(&self, axis: usize, place: usize, tap: usize) -> Option<usize> {
         let reach = (place * self.stride[axis] + tap * self.dilation[axis]) as isize - self.pad[axis];
         let reach = usize::try_from(reach).ok()?;
         let there = self.repeats || reach.is_multiple_of(self.spread[axis]);
         Some(reach / self.spread[axis]).filter(|&place| there && place < self.input[axis])
-    }
-
-    /// Whether no two positions of the result see the same.
-    pub fn is_disjoint(&self) -> bool {
-        self.dilation == [1; 2]
-            && self.spread == [1; 2]
-            && (0..2).all(|axis| self.stride[axis] >= self.kernel[axis])
     }
 
     /// The window that leads back: through it, a position of this one's input sees all positions of the result that
@@ -135,7 +140,7 @@ impl Window {
     /// Where this one leads back already.
     pub fn back(&self) -> Self {
         assert_eq!(self.spread, [1; 2], "the way back from the way back is the way there");
-        if self.is_disjoint() && self.stride == self.kernel && self.pad == [0; 2] {
+        if self.stride == self.kernel && self.dilation == [1; 2] && self.pad == [0; 2] {
             let (input, output) = (self.output, self.input);
             return Self {
                 spread: self.stride,

@@ -12,7 +12,7 @@ use ffc_ir::kernel::{Contraction, Geometry};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 
-use crate::memory::{Memory, Values, seen};
+use crate::memory::{Memory, Values};
 
 /// Products of two `i8` whose sum is exact in `f32` in any order.
 const EXACT_DEPTH: usize = 1 << 10;
@@ -188,7 +188,7 @@ fn add(sums: &mut [i32], parts: &[f32]) {
 fn each_tap(window: &Window, positions: usize, mut visit: impl FnMut(usize, usize, usize)) {
     for row in 0..positions {
         for tap in 0..window.taps() {
-            if let Some(source) = seen(window, row, tap) {
+            if let Some(source) = window.source_row(row, tap) {
                 visit(row, tap, source);
             }
         }
@@ -209,7 +209,7 @@ fn look<T: Copy + Into<f32>>(
     let last = first + count;
     for (row, to) in positions.zip(to.chunks_exact_mut(count)) {
         for tap in first / channels..last.div_ceil(channels) {
-            let Some(source) = seen(window, row, tap) else { continue };
+            let Some(source) = window.source_row(row, tap) else { continue };
             let wanted = (tap * channels).max(first)..((tap + 1) * channels).min(last);
             let from = &image.data[source * channels + wanted.start - tap * channels..][..wanted.len()];
             let to = &mut to[wanted.start - first..wanted.end - first];

@@ -692,17 +692,7 @@ impl Body {
             }
             _ => (expr, STORED),
         };
-        let level = match at {
-            At::Element
-            | At::Transposed
-            | At::Sample(_)
-            | At::Column
-            | At::Flat(_)
-            | At::Window { .. }
-            | At::Planar { .. } => Level::Element,
-            At::Row | At::RowSample(_) => Level::Row,
-            At::Scalar => Level::Kernel,
-        };
+        let level = at.level();
         let known = Known { expr, level, accumulated: false, bound };
         match generator.program.buffers[buffer].dtype {
             DType::F32 => self.floats.push(known),

@@ -3,7 +3,7 @@
 use ffc_ir::kernel::{At, Buffer, Extent, Outside};
 use ffc_ir::numerics::Number;
 use ffc_ir::types::DType;
-use ffc_ir::{Arena, Handle, Window};
+use ffc_ir::{Arena, Handle};
 
 use crate::ops::{In, copy};
 
@@ -176,7 +176,7 @@ impl Memory {
         let (stride, pitch) = (self.stride(buffer), self.pitches[buffer.index()]);
         Some(match at {
             At::Window { window, tap, .. } => {
-                Run { first: seen(&window, row, tap)? * stride + start, step: 1, len }
+                Run { first: window.source_row(row, tap)? * stride + start, step: 1, len }
             }
             At::Planar { positions, copies } => {
                 let first = row / (positions * copies) * stride + start * positions + row % positions;
@@ -275,12 +275,6 @@ impl Memory {
             Values::F32(_) => unreachable!("a verified kernel stores no integers into floats"),
         }
     }
-}
-
-/// The row of an image that position `row` of a result sees through a tap.
-pub(crate) fn seen(window: &Window, row: usize, tap: usize) -> Option<usize> {
-    let (sample, position) = (row / window.outputs(), row % window.outputs());
-    window.source(position, tap).map(|source| sample * window.inputs() + source)
 }
 
 /// Whether there is the least number where there is nothing.

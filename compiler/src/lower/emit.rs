@@ -12,7 +12,7 @@ use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::{Handle, Window, activation, elementwise};
 
 use super::optimize::Optimizer;
-use super::place::{Home, image_of, is_image, is_vector};
+use super::place::{Home, image_of, is_vector};
 use super::{LayerLowering, LowerError, Sweep};
 
 pub(super) type V = Handle<Value>;
@@ -191,9 +191,7 @@ impl LayerLowering<'_> {
     fn look(&self, operand: V, side: Side) -> Option<(V, Window)> {
         let (image, window) = image_of(self.layer, operand, side)?;
         let Dim::Rows(positions) = self.layer.ty(image).rows() else { return None };
-        let line = [positions, 1];
-        let one_to_one = Window::new(line, line, [1; 2], [1; 2], [0; 2]);
-        Some((image, window.unwrap_or(one_to_one)))
+        Some((image, window.unwrap_or(Window::identity([positions, 1]))))
     }
 
     /// What each position sees of an image, combined.
@@ -386,7 +384,7 @@ impl LayerLowering<'_> {
             }
             Op::Transpose(source) => self.turned_load(writer, source, ty)?,
             Op::Reshape(source) => {
-                let at = if is_image(ty) { at } else { self.flat(ty)? };
+                let at = if ty.is_image() { at } else { self.flat(ty)? };
                 let buffer = self.stored(source)?;
                 writer.builder.load(buffer, at)
             }

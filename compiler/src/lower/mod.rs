@@ -388,7 +388,7 @@ impl LayerLowering<'_> {
 
     /// The type of the image as which a value lies in memory, where something reads it as one.
     fn reshaped(&self, value: Handle<Value>) -> Option<Type> {
-        let image = |user: &Value| user.op == Op::Reshape(value) && place::is_image(user.ty);
+        let image = |user: &Value| user.op == Op::Reshape(value) && user.ty.is_image();
         self.layer.values.values().find(|user| image(user)).map(|user| user.ty)
     }
 
@@ -396,7 +396,7 @@ impl LayerLowering<'_> {
         let program = &self.lowering.program;
         let samples = if self.sweep == Sweep::Infer { program.infer_batch } else { program.batch };
         let shape = ty.shape.map(|dim| self.extent(dim));
-        let dense = place::is_image(ty);
+        let dense = ty.is_image();
         let buffer = Buffer { name, dtype: ty.dtype, shape, class, samples, offset: 0, dense };
         self.lowering.program.buffers.push(buffer)
     }

@@ -106,14 +106,9 @@ pub(super) fn image_of(layer: &Layer, operand: V, side: Side) -> Option<(V, Opti
     };
     match layer.values[source].op {
         Op::Window { value, window } => Some((value, Some(window))),
-        _ if is_image(layer.ty(source)) => Some((source, None)),
+        _ if layer.ty(source).is_image() => Some((source, None)),
         _ => None,
     }
-}
-
-/// Whether a value has positions within a sample, and channels.
-pub(super) fn is_image(ty: Type) -> bool {
-    matches!(ty.shape, [Dim::Rows(positions), Dim::Const(_)] if positions > 1)
 }
 
 /// The operands of contractions, transpositions and effects, and of what looks at other rows.

@@ -72,6 +72,11 @@ impl<'a> Builder<'a> {
         self.mul(name, a, factor)
     }
 
+    /// A value times a number; the value itself where that is 1.
+    pub(crate) fn scaled(&mut self, name: &str, a: V, factor: f32) -> V {
+        if factor == 1.0 { a } else { self.mul_constant(name, a, factor) }
+    }
+
     pub(crate) fn unary(&mut self, name: &str, op: UnaryOp, a: V) -> V {
         let ty = self.ty(a);
         self.push(name, Op::Unary(op, a), ty)

@@ -46,7 +46,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
         let mut layer = std::mem::take(&mut module.layers[index]);
         if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
             let trained = trained_values(&module, &layer);
-            let turned = !trained.iter().any(|&value| is_image(layer.ty(value)));
+            let turned = !trained.iter().any(|&value| layer.ty(value).is_image());
             let (layer, stream, deeper) = (&mut layer, &mut stream, Some(index) > first);
             let (gradients, biases) = (HashMap::new(), HashMap::new());
             let mut deriver = Deriver {
@@ -66,10 +66,6 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
         module.layers[index] = layer;
     }
     Ok(module)
-}
-
-fn is_image(ty: Type) -> bool {
-    matches!(ty.rows(), Dim::Rows(positions) if positions > 1)
 }
 
 /// Values of the forward region that depend on the layer's weights.
@@ -164,7 +160,7 @@ impl Deriver<'_> {
                 pair * if self.deeper { self.options.deeper_rate } else { 1.0 }
             }
         };
-        if factor == 1.0 { rate } else { self.builder().mul_constant("rate.own", rate, factor) }
+        self.builder().scaled("rate.own", rate, factor)
     }
 
     /// A value of the forward region or the head, as gradients lie.
@@ -205,13 +201,8 @@ impl Deriver<'_> {
         };
         let area = (grid.tile[0] * grid.tile[1]) as f32;
         let factor = grid.score_factor(classes).unwrap_or(1.0) / area;
-        let image = is_image(builder.ty(activation));
-        if !image {
-            return Ok(if factor == 1.0 {
-                gradient
-            } else {
-                builder.mul_constant("gradient.scaled", gradient, factor)
-            });
+        if !builder.ty(activation).is_image() {
+            return Ok(builder.scaled("gradient.scaled", gradient, factor));
         }
         let count = grid.units() / grid.channels;
         let cells = if count == 1 {
@@ -222,7 +213,7 @@ impl Deriver<'_> {
         };
         let back = Window::tiles(grid.size, grid.tile).back();
         let spread = builder.pool("gradient.spread", PoolOp::Sum, cells, back);
-        Ok(if factor == 1.0 { spread } else { builder.mul_constant("gradient.scaled", spread, factor) })
+        Ok(builder.scaled("gradient.scaled", spread, factor))
     }
 
     /// Takes the gradient of a value to its operands.
@@ -356,8 +347,11 @@ impl Deriver<'_> {
     }
 
     fn bias_of(&mut self, value: V, gradient: V, factor: Option<V>, rate: V) {
-        let Some(bias) = self.biases.remove(&value) else { return };
-        let Dim::Rows(positions) = self.layer.ty(gradient).rows() else { return };
+        let (Some(&bias), Dim::Rows(positions)) = (self.biases.get(&value), self.layer.ty(gradient).rows())
+        else {
+            return;
+        };
+        self.biases.remove(&value);
         let mut sum = self.sum_positions(gradient, positions);
         let mut builder = self.builder();
         if let Some(factor) = factor {

@@ -183,13 +183,10 @@ impl Quantizer<'_> {
                 self.weight(region, name, param)
             }
             Op::Transpose(source) => self.transpose(region, name, source),
-            Op::Dot { lhs, rhs } => self.dot(region, name, lhs, rhs)?,
-            Op::Depthwise { value, weight, .. } => {
-                let (left, right) = (self.scaled(name, value)?, self.scaled(name, weight)?);
-                self.products(region, &ir, left, right)
-            }
-            Op::DepthwiseGrad { grad, value, .. } => {
-                let (left, right) = (self.scaled(name, grad)?, self.scaled(name, value)?);
+            Op::Dot { lhs: a, rhs: b }
+            | Op::Depthwise { value: a, weight: b, .. }
+            | Op::DepthwiseGrad { grad: a, value: b, .. } => {
+                let (left, right) = (self.scaled(name, a)?, self.scaled(name, b)?);
                 self.products(region, &ir, left, right)
             }
             Op::Window { value, .. } => {
@@ -251,7 +248,7 @@ impl Quantizer<'_> {
         Form::Scaled { integer, factors, float: None }
     }
 
-    /// A channel-by-channel contraction of two integers. A factor per filter is one per column of the result.
+    /// A contraction of two integers. A factor per row of the right operand is one per column of the result.
     fn products(
         &mut self,
         region: Region,
@@ -325,17 +322,6 @@ impl Quantizer<'_> {
                 Form::Scaled { integer, factors, float: None }
             }
         }
-    }
-
-    fn dot(&mut self, region: Region, name: &str, lhs: V, rhs: V) -> Result<Form, String> {
-        let ((left, left_factors), (right, right_factors)) =
-            (self.scaled(name, lhs)?, self.scaled(name, rhs)?);
-        let mut builder = self.builder(region);
-        let integer = builder.dot(name, left, right);
-        // A factor per row of the right operand is one per column of the result.
-        let right: Vec<V> = right_factors.into_iter().map(|factor| turned(&mut builder, factor)).collect();
-        let factors = left_factors.into_iter().chain(right).collect();
-        Ok(Form::Scaled { integer, factors, float: None })
     }
 
     /// An exact integer sum, times the scale twice.

@@ -291,7 +291,7 @@ impl Builder {
     ) -> Result<Handle<Value>, Reason> {
         let weight = Matrix { outputs: values.len(), inputs: 1, values };
         let weight = self.weight(layer, weight)?;
-        self.push(Op::Depthwise { value, weight, window: Window::new(size, size, [1; 2], [1; 2], [0; 2]) })
+        self.push(Op::Depthwise { value, weight, window: Window::identity(size) })
     }
 
     /// Adds a number to each column.

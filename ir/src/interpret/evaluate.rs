@@ -220,17 +220,12 @@ fn dot(lhs: &Tensor, rhs: &Tensor) -> Tensor {
 /// What position `row` of a result sees of a channel through a tap: 0 beyond the edge.
 fn seen(image: &Tensor, window: &Window, row: usize, tap: usize, channel: usize) -> Number {
     let zero = if image.dtype() == DType::F32 { Number::F32(0.0) } else { Number::I32(0) };
-    let (sample, position) = (row / window.outputs(), row % window.outputs());
-    window
-        .source(position, tap)
-        .map_or(zero, |source| image.number((sample * window.inputs() + source) * image.columns + channel))
+    window.source_row(row, tap).map_or(zero, |source| image.number(source * image.columns + channel))
 }
 
 /// The rows of an image that a position of the result sees, in the order of the taps.
 fn sources(window: &Window, row: usize) -> impl Iterator<Item = usize> + '_ {
-    let (sample, position) = (row / window.outputs(), row % window.outputs());
-    let sources = (0..window.taps()).filter_map(move |tap| window.source(position, tap));
-    sources.map(move |source| sample * window.inputs() + source)
+    (0..window.taps()).filter_map(move |tap| window.source_row(row, tap))
 }
 
 fn pool(op: PoolOp, image: &Tensor, window: &Window, row: usize, column: usize) -> Number {

@@ -282,7 +282,7 @@ impl<'a> Network<'a> {
             }
             window => {
                 let size = self.sizes[seen.index()];
-                let window = window.unwrap_or(Window::new(size, size, [1; 2], [1; 2], [0; 2]));
+                let window = window.unwrap_or(Window::identity(size));
                 let input = self.operand(seen, true);
                 let values = exchanged(weight.2, window.taps(), channels);
                 let dims = [weight.1.shape[0], channels, window.kernel[0], window.kernel[1]];

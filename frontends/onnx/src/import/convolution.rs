@@ -268,7 +268,7 @@ fn pad<'m>(
     if around[..2].iter().any(|&pads| pads != [0; 2]) {
         return Err(Reason::from("padding of the batch or of channels"));
     }
-    let mut window = Window::new(extent.size, extent.size, [1; 2], [1; 2], [0; 2]);
+    let mut window = Window::identity(extent.size);
     for (place, [before, behind]) in around[2..].iter().rev().enumerate() {
         let size = extent.size[1 - place] as i64;
         let padded = before.checked_add(*behind).and_then(|pads| pads.checked_add(size));

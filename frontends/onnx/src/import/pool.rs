@@ -119,7 +119,7 @@ fn in_steps(
 /// Horizontally, then vertically.
 fn by_axes(window: Window) -> Vec<Window> {
     let along = |axis: usize, input: [usize; 2]| {
-        let mut step = Window::new(input, input, [1; 2], [1; 2], [0; 2]);
+        let mut step = Window::identity(input);
         step.output[axis] = window.output[axis];
         step.kernel[axis] = window.kernel[axis];
         step.stride[axis] = window.stride[axis];

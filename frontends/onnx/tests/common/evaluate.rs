@@ -70,7 +70,7 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
             Op::Pixels { value, channels } => pixels(at(value), channels),
             Op::Reshape(value) => at(value).values.clone(),
             Op::Dot { lhs, rhs } => {
-                let one = Window::new([1; 2], [1; 2], [1; 2], [1; 2], [0; 2]);
+                let one = Window::identity([1; 2]);
                 let (value, window) = match layer.values[lhs].op {
                     Op::Window { value, window } => (value, window),
                     _ => (lhs, one),
