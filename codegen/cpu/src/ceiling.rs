@@ -14,6 +14,7 @@ use ffc_ir::types::DType;
 use ffc_runtime::artifact::Artifact;
 
 use crate::CpuBackend;
+pub use crate::wide::Factors;
 use crate::wide::{self, Products};
 
 /// A kernel alone.
@@ -28,17 +29,16 @@ pub struct Alone {
 /// Rows, columns and depth of a contraction.
 pub type Shape = [usize; 3];
 
-/// A loop, on registers alone, of the instruction that a target's contractions use; `None` where they are Cranelift's
-/// work.
+/// A loop of the instruction that a target's contractions use; `None` where they are Cranelift's work.
 ///
 /// # Errors
 /// When the target cannot be compiled for.
-pub fn peak(target: &Target) -> Result<Option<Alone>, CodegenError> {
+pub fn peak(target: &Target, factors: Factors) -> Result<Option<Alone>, CodegenError> {
     /// Long enough that calling it costs nothing.
     const TURNS: usize = 20_000;
     let Some(products) = Products::of(target) else { return Ok(None) };
     let mut alone = contraction(target, [1, 1, 1])?;
-    let (code, macs) = wide::peak(products, TURNS);
+    let (code, macs) = wide::peak(products, factors, TURNS);
     for variant in &mut alone.artifact.variants {
         variant.entries = vec![0];
         variant.code.clone_from(&code);

@@ -32,6 +32,7 @@ use ffc_codegen::{Architecture, Target};
 use ffc_ir::kernel::{Geometry, Kernel, Program};
 use ffc_runtime::cpu::{AMX, AVX512VNNI, Level};
 
+pub use self::contract::Factors;
 use crate::layout::is_padded_operand;
 use crate::x86::Code;
 
@@ -56,11 +57,11 @@ impl Products {
     }
 }
 
-/// A loop of products on registers alone, this many turns, and the multiply-accumulates of a turn.
-pub(crate) fn peak(products: Products, turns: usize) -> (Vec<u8>, usize) {
+/// A loop of products, this many turns, and the multiply-accumulates of a turn.
+pub(crate) fn peak(products: Products, factors: Factors, turns: usize) -> (Vec<u8>, usize) {
     match products {
-        Products::Tiles => contract::peak_of_tiles(turns),
-        Products::Vectors => contract::peak_of_vectors(turns),
+        Products::Tiles => contract::peak_of_tiles(factors, turns),
+        Products::Vectors => contract::peak_of_vectors(factors, turns),
     }
 }
 

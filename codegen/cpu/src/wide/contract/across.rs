@@ -164,7 +164,8 @@ impl Emitter<'_> {
             jne(later);
         );
         let (width, unsigned) = (self.tiles, self.unsigned(contraction, work));
-        let product = |start| Product { pitch, width, results: width * VECTOR, start, unsigned, ahead: 0 };
+        let product =
+            |start| Product { pitch, width, results: width * VECTOR, start, unsigned, ahead: 0, deep: false };
         self.multiply(work, product(Start::Fresh));
         x86!(self.asm; jmp(next));
         self.asm.place(&mut later);

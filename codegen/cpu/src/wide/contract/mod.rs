@@ -56,6 +56,15 @@ const PIECE: usize = 2048;
 /// Most bytes that are packed ahead: a part of the second-level cache, and of the stack.
 const AHEAD: usize = 256 << 10;
 
+/// Where a loop that measures the [peak](crate::wide::peak) has its factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factors {
+    /// In registers, all the time.
+    Held,
+    /// In the first-level cache, from where each turn loads them, as contractions do.
+    Cached,
+}
+
 /// What is packed, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
@@ -162,6 +171,8 @@ struct Product {
     unsigned: Unsigned,
     /// Cache lines behind `rax` that are asked for in each step of the depth.
     ahead: usize,
+    /// Whether there is more than the first-level cache holds, and each step asks for the next one's factors.
+    deep: bool,
 }
 
 /// Which factor instructions may take as unsigned.
@@ -394,7 +405,8 @@ impl Emitter<'_> {
         x86!(self.asm; mov(rdi, qword_ptr(rsp + sums)));
         self.piece(r13, work, from);
         let (width, unsigned) = (self.tiles, self.unsigned(contraction, work));
-        let product = Product { pitch, width, results: width * VECTOR, start, unsigned, ahead: 0 };
+        let product =
+            Product { pitch, width, results: width * VECTOR, start, unsigned, ahead: 0, deep: false };
         self.multiply(work, product);
     }
 
@@ -412,7 +424,7 @@ impl Emitter<'_> {
         let steps = (work.pitch / BLOCK) * (self.chunk / (2 * LANES)).max(1);
         let last = columns < self.tiles * LANES || self.products == Products::Vectors;
         let ahead = if last { 0 } else { (columns * pitch).div_ceil(steps * VECTOR).min(MOST) };
-        let coming = work.coming;
+        let (coming, deep) = (work.coming, work.pitch > BLOCK);
         self.panel_columns(contraction, columns);
         x86!(self.asm; lea(rax, ptr(rsi + offset_of(columns * pitch))); mov(qword_ptr(rsp + coming), rax));
         // r12: rows left; r14: where their results go.
@@ -437,7 +449,8 @@ impl Emitter<'_> {
             x86!(self.asm; mov(rdi, r14));
             self.piece(r13, work, None);
             x86!(self.asm; mov(rax, qword_ptr(rsp + coming)));
-            self.multiply(work, Product { pitch, width, results, start: Start::Fresh, unsigned, ahead });
+            let start = Start::Fresh;
+            self.multiply(work, Product { pitch, width, results, start, unsigned, ahead, deep });
             x86!(self.asm; mov(qword_ptr(rsp + coming), rax));
             if width == 2 {
                 x86!(self.asm;

@@ -1,13 +1,13 @@
 //! Products on AMX tiles: 16 streamed vectors by 16 packed ones, 64 deep, an instruction.
 
 use iced_x86::code_asm::{
-    AsmRegister32, AsmRegisterTmm, al, byte_ptr, eax, ebx, ecx, edx, ptr, qword_ptr, r8, r9, r10, r11, r13,
-    rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, tmm0, tmm1, tmm2, tmm3, tmm4, tmm5, tmm6, tmm7,
+    AsmRegister32, AsmRegister64, AsmRegisterTmm, al, byte_ptr, eax, ebx, ecx, edx, ptr, qword_ptr, r8, r9,
+    r10, r11, r13, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, tmm0, tmm1, tmm2, tmm3, tmm4, tmm5, tmm6, tmm7,
 };
 
 use super::super::asm::{Asm, LANES, VECTOR, offset_of, x86};
 use super::super::nest::Emitter;
-use super::{BLOCK, Product, STEP, Start, Workspace};
+use super::{BLOCK, Factors, Product, STEP, Start, Workspace};
 
 /// Vectors of a tile.
 const TILE: usize = 16;
@@ -94,10 +94,8 @@ impl Emitter<'_> {
         for (column, tile) in PACKED.into_iter().enumerate() {
             x86!(self.asm; tileloadd(tile, ptr(rax + rcx + offset_of(column * work.pitch))));
         }
-        // Those of the next step, which come from the second-level cache.
-        for (column, line) in (0..PACKED.len()).flat_map(|column| (0..TILE).map(move |line| (column, line))) {
-            let next = offset_of(column * work.pitch + BLOCK + line * VECTOR);
-            x86!(self.asm; prefetcht0(byte_ptr(rax + next)));
+        for column in 0..PACKED.len() {
+            self.ask_for(rax, column * work.pitch + BLOCK, VECTOR);
         }
         x86!(self.asm; add(qword_ptr(rsp + step_packed), offset_of(BLOCK)));
         x86!(self.asm; mov(rax, qword_ptr(rsp + step_streamed)); mov(ecx, offset_of(pitch)));
@@ -145,9 +143,16 @@ impl Emitter<'_> {
         x86!(self.asm; ldtilecfg(ptr(rsp + at)));
     }
 
+    /// Brings a tile, its lines so many bytes apart, from the second-level cache.
+    fn ask_for(&mut self, base: AsmRegister64, place: usize, pitch: usize) {
+        for line in 0..TILE {
+            x86!(self.asm; prefetcht0(byte_ptr(base + offset_of(place + line * pitch))));
+        }
+    }
+
     /// One or two tiles of streamed vectors by those that are packed.
     fn tile_group(&mut self, work: &Workspace, product: Product, height: usize) {
-        let Product { pitch, width, results, start, ahead, .. } = product;
+        let Product { pitch, width, results, start, ahead, deep, .. } = product;
         let sums = (0..height).flat_map(|row| (0..width).map(move |column| (row, column)));
         let place = |row: usize, column: usize| offset_of(row * TILE * results + column * VECTOR);
         for (row, column) in sums.clone() {
@@ -169,6 +174,10 @@ impl Emitter<'_> {
         }
         for (row, column) in sums.clone() {
             x86!(self.asm; tdpbssd(SUMS[row][column], STREAMED[row], PACKED[column]));
+        }
+        if deep {
+            (0..width).for_each(|column| self.ask_for(rdx, column * work.pitch + BLOCK, VECTOR));
+            (0..height).for_each(|row| self.ask_for(r11, row * TILE * pitch + STEP, pitch));
         }
         for line in 0..ahead {
             x86!(self.asm; prefetcht1(byte_ptr(rax + offset_of(line * VECTOR))));
@@ -199,14 +208,20 @@ fn write_configuration(asm: &mut Asm, at: i32) {
 }
 
 /// See [`peak`](crate::wide::peak).
-pub(in super::super) fn peak(turns: usize) -> (Vec<u8>, usize) {
+pub(in super::super) fn peak(factors: Factors, turns: usize) -> (Vec<u8>, usize) {
     let mut asm = Asm::new();
     let mut again = asm.label();
-    let at = asm.room(VECTOR);
+    let (at, tile) = (asm.room(VECTOR), offset_of(TILE * VECTOR));
+    let from = asm.room(TILE * VECTOR * (STREAMED.len() + PACKED.len()));
     write_configuration(&mut asm, at);
     let turns = u64::try_from(turns).expect("sizes fit");
-    x86!(asm; ldtilecfg(ptr(rsp + at)); mov(rcx, turns));
+    x86!(asm; ldtilecfg(ptr(rsp + at)); mov(rcx, turns); mov(r8, u64::try_from(VECTOR).expect("sizes fit")));
     asm.place(&mut again);
+    if factors == Factors::Cached {
+        for (place, factor) in (from..).step_by(tile as usize).zip(STREAMED.into_iter().chain(PACKED)) {
+            x86!(asm; tileloadd(factor, ptr(rsp + r8 + place)));
+        }
+    }
     for (row, sums) in SUMS.into_iter().enumerate() {
         for (column, sum) in sums.into_iter().enumerate() {
             x86!(asm; tdpbssd(sum, STREAMED[row], PACKED[column]));

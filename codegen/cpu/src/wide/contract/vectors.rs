@@ -6,7 +6,7 @@ use iced_x86::code_asm::{
 
 use super::super::asm::{ALL, Asm, Mask, Memory, Op, Operand, VECTOR, Vector, Width, offset_of, x86};
 use super::super::nest::Emitter;
-use super::{Product, Start, Unsigned, Workspace};
+use super::{Factors, Product, Start, Unsigned, Workspace};
 
 /// Most streamed vectors at a time: with two tiles of packed ones, 24 accumulators.
 const STREAMED: usize = 12;
@@ -109,14 +109,24 @@ impl Emitter<'_> {
 }
 
 /// See [`peak`](crate::wide::peak).
-pub(in super::super) fn peak(turns: usize) -> (Vec<u8>, usize) {
+pub(in super::super) fn peak(factors: Factors, turns: usize) -> (Vec<u8>, usize) {
     let mut asm = Asm::new();
     let mut again = asm.label();
+    let from = asm.room(2 * VECTOR);
     let turns = u64::try_from(turns).expect("sizes fit");
     x86!(asm; mov(rcx, turns));
     asm.place(&mut again);
-    for sum in 0..PACKED {
-        asm.binary(Width::Wide, Op::Dot, sum, PACKED, Operand::Vector(PACKED + 1), ALL);
+    let cached = factors == Factors::Cached;
+    for column in (0..2).filter(|_| cached) {
+        asm.load(Width::Wide, Op::Move, PACKED + column, Memory::frame(from), ALL);
+    }
+    for row in 0..vector(STREAMED) {
+        if cached {
+            asm.load(Width::Wide, Op::Splat, SPLAT, Memory::frame(from).ahead(4 * usize::from(row)), ALL);
+        }
+        for column in 0..2 {
+            asm.binary(Width::Wide, Op::Dot, 2 * row + column, PACKED + column, Operand::Vector(SPLAT), ALL);
+        }
     }
     x86!(asm; dec(rcx); jnz(again));
     (asm.finish().bytes, usize::from(PACKED) * VECTOR)

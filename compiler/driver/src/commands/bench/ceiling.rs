@@ -1,5 +1,5 @@
-//! What the machine could do, measured in the same run: products on registers alone, contractions without what is fused
-//! behind them, and copying.
+//! What the machine could do, measured in the same run: products on registers alone and with factors from the first-level
+//! cache, contractions without what is fused behind them, and copying.
 //!
 //! Machines are shared and change their pace within seconds; figures of different runs are not comparable, shares of a
 //! ceiling of the same run are.
@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ffc_codegen::Target;
-use ffc_cpu::ceiling::{self, Shape};
+use ffc_cpu::ceiling::{self, Factors, Shape};
 use ffc_runtime::{Options, Samples, Session};
 
 use crate::Failure;
@@ -21,9 +21,9 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    /// The loop of products on registers alone; `None` where the target has none.
-    pub(super) fn peak(target: &Target) -> Result<Option<Self>, Failure> {
-        ceiling::peak(target)?.map(Self::new).transpose()
+    /// The loop of products; `None` where the target has none.
+    pub(super) fn peak(target: &Target, factors: Factors) -> Result<Option<Self>, Failure> {
+        ceiling::peak(target, factors)?.map(Self::new).transpose()
     }
 
     /// A contraction of which only each row's largest sum is kept.
