@@ -6,10 +6,11 @@
 //! is free during its time. Nothing is allocated while a step runs, and nothing outlives its layer but what the next
 //! layer reads, so the arena does not grow with the number of layers.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use ffc_ir::Handle;
-use ffc_ir::kernel::{Buffer, BufferClass, Program, ROW_ALIGN};
+use ffc_ir::kernel::{Buffer, BufferClass, Kernel, Program, ROW_ALIGN};
 
 /// The positions in a schedule at which a buffer is needed.
 struct Life {
@@ -73,19 +74,40 @@ fn place_accumulators(program: &mut Program) -> usize {
     offset
 }
 
+/// The schedules that decide what may overlap. One that leaves out some kernels of another, in the same order, has nothing
+/// to add: where two buffers' times do not meet there, they do not meet here.
+fn deciding(program: &Program) -> Vec<&[Handle<Kernel>]> {
+    let mut deciding: Vec<&[Handle<Kernel>]> = Vec::new();
+    let mut all: Vec<_> = program.schedules.iter().map(|schedule| schedule.kernels.as_slice()).collect();
+    all.sort_by_key(|kernels| std::cmp::Reverse(kernels.len()));
+    for kernels in all {
+        let leaves_out = |whole: &&[Handle<Kernel>]| {
+            let mut whole = whole.iter();
+            kernels.iter().all(|kernel| whole.any(|other| other == kernel))
+        };
+        if !deciding.iter().any(leaves_out) {
+            deciding.push(kernels);
+        }
+    }
+    deciding
+}
+
 fn lives(program: &Program) -> Vec<Life> {
-    let schedules = program.schedules.len();
+    let deciding = deciding(program);
+    let schedules = deciding.len();
     let mut lives: Vec<Life> = program
         .buffers
         .iter()
         .filter(|(_, buffer)| buffer.class == BufferClass::Arena)
         .map(|(handle, buffer)| Life { buffer: handle, bytes: buffer.bytes(), times: vec![None; schedules] })
         .collect();
-    for (schedule, kernels) in program.schedules.iter().enumerate() {
-        for (time, &kernel) in kernels.kernels.iter().enumerate() {
+    let places: HashMap<Handle<Buffer>, usize> =
+        lives.iter().enumerate().map(|(place, life)| (life.buffer, place)).collect();
+    for (schedule, kernels) in deciding.into_iter().enumerate() {
+        for (time, &kernel) in kernels.iter().enumerate() {
             let kernel = &program.kernels[kernel];
             for buffer in kernel.reads().into_iter().chain(kernel.writes()) {
-                let Some(life) = lives.iter_mut().find(|life| life.buffer == buffer) else { continue };
+                let Some(life) = places.get(&buffer).map(|&place| &mut lives[place]) else { continue };
                 let (first, last) = life.times[schedule].get_or_insert((time, time));
                 *first = (*first).min(time);
                 *last = (*last).max(time);

@@ -374,7 +374,14 @@ impl Generator {
         let any = self.pool(|_| true);
         let value = self.random.pick(&any);
         let ty = self.layer.ty(value);
-        if ty.columns() == Dim::Const(1) && self.random.chance(70) {
+        let other = self.random.pick(&any);
+        let part = self.random.between(1, 3);
+        let some =
+            [Op::Concat(value, other), Op::Slice { value, from: self.random.between(0, 2), columns: part }];
+        let op = self.random.pick(&some);
+        if self.random.chance(30) && result_type(&self.module, &self.layer, &op).is_ok() {
+            self.push(region, op);
+        } else if ty.columns() == Dim::Const(1) && self.random.chance(70) {
             let columns = Dim::Const(self.random.between(1, 9));
             self.layer.push(region, "splat", Op::Splat(value), Type::new(ty.dtype, ty.rows(), columns));
         } else if ty.dtype != DType::F32 && self.random.chance(50) {

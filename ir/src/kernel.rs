@@ -347,6 +347,8 @@ pub enum At {
         /// What is there where nothing is.
         outside: Outside,
     },
+    /// `[i, n + j]`; a buffer stored so is [`dense`](Buffer::dense), since others store what is behind the row.
+    Columns(usize),
     /// Element `i * n + j` of a vector or a [`dense`](Buffer::dense) matrix, whatever its shape, in a domain of `n` columns.
     Flat(usize),
     /// `[i / (n * copies), j * n + i % n]`: an image of `n` positions in a sample whose channels lie one after the other.
@@ -373,6 +375,7 @@ impl At {
             Self::Element
             | Self::Transposed
             | Self::Sample(_)
+            | Self::Columns(_)
             | Self::Column
             | Self::Flat(_)
             | Self::Window { .. }

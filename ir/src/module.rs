@@ -364,6 +364,17 @@ pub enum Op {
     },
     /// The same elements in reading order, with other rows: between `[rows * n, m]` and `[rows, n * m]`. 32-bit elements only.
     Reshape(Handle<Value>),
+    /// Some of the columns: `[m, n]` → `[m, columns]`.
+    Slice {
+        /// What they are columns of.
+        value: Handle<Value>,
+        /// The first of them.
+        from: usize,
+        /// How many.
+        columns: usize,
+    },
+    /// The columns of one behind those of the other: `[m, n]`, `[m, k]` → `[m, n + k]`.
+    Concat(Handle<Value>, Handle<Value>),
     /// Rows become columns.
     Transpose(Handle<Value>),
     /// Each element on its own.
@@ -769,13 +780,14 @@ impl Op {
             | Self::Window { value, .. }
             | Self::Pool { value, .. }
             | Self::Pixels { value, .. }
+            | Self::Slice { value, .. }
             | Self::Publish(value)
             | Self::Report(value)
             | Self::OneHot { labels: value, .. }
             | Self::Score { value, .. }
             | Self::Track { observed: value, .. }
             | Self::Assign { value, .. } => visit(value),
-            Self::Dot { lhs, rhs } | Self::Binary(_, lhs, rhs) => {
+            Self::Dot { lhs, rhs } | Self::Binary(_, lhs, rhs) | Self::Concat(lhs, rhs) => {
                 visit(lhs);
                 visit(rhs);
             }
@@ -897,6 +909,35 @@ impl Layer {
         Region::ALL
             .into_iter()
             .flat_map(move |region| self.region(region).iter().map(move |&value| (region, value)))
+    }
+
+    /// What a value is put together from, in order, each with its first column: itself, where it is no
+    /// [`Concat`](Op::Concat).
+    pub fn parts(&self, value: Handle<Value>) -> Vec<(Handle<Value>, usize)> {
+        let (mut parts, mut from) = (Vec::new(), 0);
+        let mut rest = vec![value];
+        while let Some(value) = rest.pop() {
+            match (self.values[value].op, self.ty(value).columns()) {
+                (Op::Concat(first, second), _) => rest.extend([second, first]),
+                (_, Dim::Const(columns) | Dim::Rows(columns)) => {
+                    parts.push((value, from));
+                    from += columns;
+                }
+            }
+        }
+        parts
+    }
+
+    /// What a value consists of some columns of and nothing else: looked at through [slices](Op::Slice), put together
+    /// again or not.
+    pub fn sliced(&self, value: Handle<Value>) -> Option<Handle<Value>> {
+        match self.values[value].op {
+            Op::Slice { value, .. } => Some(self.sliced(value).unwrap_or(value)),
+            Op::Concat(first, second) => {
+                self.sliced(first).filter(|&source| self.sliced(second) == Some(source))
+            }
+            _ => None,
+        }
     }
 
     /// The type of a value.

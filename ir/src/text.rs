@@ -60,6 +60,8 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::DepthwiseGrad { .. } => "depthwise_grad",
         Op::Pixels { .. } => "pixels",
         Op::Reshape(_) => "reshape",
+        Op::Slice { .. } => "slice",
+        Op::Concat(..) => "concat",
         Op::Transpose(_) => "transpose",
         Op::Unary(op, _) => op.name(),
         Op::Binary(op, ..) => op.name(),

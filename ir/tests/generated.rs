@@ -65,7 +65,7 @@ fn every_operation_occurs() {
     let seen: HashSet<&str> = modules.iter().flat_map(|module| &module.layers).flat_map(used).collect();
     let phases: HashSet<&str> = modules.iter().map(|module| module.phase.name()).collect();
     assert_eq!(phases.len(), Phase::ALL.len());
-    let all = "operand input target overlaid polarity control constant param scale dot transpose neg abs sqrt exp log \
+    let all = "operand input target overlaid polarity control constant param scale dot slice concat transpose neg abs sqrt exp log \
                add sub mul div max min activate activate_grad convert one_hot overlay reduce splat quantize publish \
                ahead score report track assign sgd";
     let missing: Vec<&str> = all.split_whitespace().filter(|name| !seen.contains(name)).collect();

@@ -128,6 +128,23 @@ impl Network {
         Image { value, ..a }
     }
 
+    /// Some channels of an image.
+    pub fn slice(&mut self, x: Image, from: usize, channels: usize) -> Image {
+        let op = Op::Slice { value: x.value, from, columns: channels };
+        let value = self.image("slice", op, x.size, channels);
+        Image { value, channels, ..x }
+    }
+
+    /// The channels of images side by side.
+    pub fn concat(&mut self, images: &[Image]) -> Image {
+        let [first, rest @ ..] = images else { unreachable!("something is put together") };
+        rest.iter().fold(*first, |a, b| {
+            let channels = a.channels + b.channels;
+            let value = self.image("concat", Op::Concat(a.value, b.value), a.size, channels);
+            Image { value, channels, ..a }
+        })
+    }
+
     /// The network with these logits.
     pub fn finish(mut self, logits: Image) -> Module {
         self.module.classes = logits.channels;
@@ -206,6 +223,63 @@ pub fn inverted(batch: usize) -> Module {
     net.finish(y)
 }
 
+/// Branches side by side, and channels that grow by them (Inception, DenseNet), of images and of vectors.
+pub fn branches(batch: usize) -> Module {
+    let (mut net, x) = Network::new("branches", 3, [6, 5], batch);
+    let y = net.conv("stem", x, 5, same(x.size, 3, 1));
+    let y = net.activate(y, Activation::Relu);
+    let a = net.conv("a", y, 3, same(y.size, 1, 1));
+    let a = net.activate(a, Activation::Relu);
+    let b = net.conv("b", y, 4, same(y.size, 3, 1));
+    let b = net.activate(b, Activation::Relu);
+    let c = net.max_pool(y, same(y.size, 3, 1));
+    let c = net.conv("c", c, 2, same(y.size, 1, 1));
+    let c = net.activate(c, Activation::Relu);
+    let y = net.concat(&[a, b, c]);
+    let d = net.conv("d", y, 4, same(y.size, 3, 1));
+    let d = net.activate(d, Activation::Silu);
+    let y = net.concat(&[y, d]);
+    let e = net.conv("e", y, 6, same(y.size, 3, 2));
+    let e = net.activate(e, Activation::Relu);
+    let f = net.max_pool(y, same(y.size, 3, 2));
+    let y = net.concat(&[e, f]);
+    let u = net.dense("u", y, 5);
+    let u = net.activate(u, Activation::Relu);
+    let v = net.dense("v", y, 4);
+    let v = net.activate(v, Activation::Tanh);
+    let y = net.concat(&[u, v]);
+    let y = net.dense("fc", y, 3);
+    net.finish(y)
+}
+
+/// Convolutions of groups of channels, channels that pass a layer by, and channels in another order (ShuffleNet).
+pub fn shuffled(batch: usize) -> Module {
+    let (mut net, x) = Network::new("shuffled", 4, [5, 6], batch);
+    let y = net.conv("stem", x, 8, same(x.size, 3, 2));
+    let y = net.activate(y, Activation::Relu);
+    let groups = [0, 1].map(|group| {
+        let y = net.slice(y, 4 * group, 4);
+        let y = net.conv(&format!("group{group}"), y, 3, same(y.size, 3, 1));
+        net.activate(y, Activation::LeakyRelu(0.1))
+    });
+    let y = net.concat(&groups);
+    let (left, right) = (net.slice(y, 0, 3), net.slice(y, 3, 3));
+    let right = net.conv("right", right, 5, same(y.size, 1, 1));
+    let right = net.activate(right, Activation::Relu);
+    let y = net.concat(&[left, right]);
+    let z = net.conv("gated", y, 8, same(y.size, 3, 1));
+    let (value, gate) = (net.slice(z, 0, 5), net.slice(z, 3, 5));
+    let gate = net.activate(gate, Activation::Sigmoid);
+    let y = net.combine(BinaryOp::Mul, value, gate);
+    let turned = [net.slice(y, 3, 2), net.slice(y, 0, 2)];
+    let y = net.concat(&turned);
+    let y = net.conv("mixed", y, 5, same(y.size, 3, 1));
+    let y = net.activate(y, Activation::Relu);
+    let y = net.mean(y);
+    let y = net.dense("fc", y, 3);
+    net.finish(y)
+}
+
 /// A network with options.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -234,7 +308,7 @@ pub fn cases() -> Vec<Case> {
         ("float", |o| o.precision = Precision::Float),
         ("one row", |o| o.batch = 1),
     ];
-    let networks: [fn(usize) -> Module; 3] = [plain, residual, inverted];
+    let networks: [fn(usize) -> Module; 5] = [plain, residual, inverted, branches, shuffled];
     let mut cases = Vec::new();
     for network in networks {
         for recipe in RECIPES.iter().filter(|recipe| !recipe.options().overlays_labels()) {

@@ -102,7 +102,8 @@ fn check(name: &str, imported: Module, options: &Options) {
 
 #[test]
 fn gradients_of_images_are_slopes_of_their_layers_loss() {
-    let networks: [fn(usize) -> Module; 3] = [images::plain, images::residual, images::inverted];
+    let networks: [fn(usize) -> Module; 5] =
+        [images::plain, images::residual, images::inverted, images::branches, images::shuffled];
     for network in networks {
         for recipe in RECIPES.iter().filter(|recipe| !recipe.options().overlays_labels()) {
             let options = Options {

@@ -48,7 +48,9 @@ fn whole_rows(contraction: &Contraction, columns: Extent) -> Vec<(Handle<Buffer>
 fn check_stage(kernel: &Kernel, index: usize, stage: &Stage) -> Result<(), String> {
     let stored_well = |at: At| match stage.over {
         Over::Elements if kernel.columns == Extent::Const(1) => true,
-        Over::Elements => matches!(at, At::Element | At::Transposed | At::Column | At::Flat(_)),
+        Over::Elements => {
+            matches!(at, At::Element | At::Transposed | At::Columns(_) | At::Column | At::Flat(_))
+        }
         Over::Rows => matches!(at, At::Row | At::Scalar),
     };
     if let Some(store) = stage.stores.iter().find(|store| !stored_well(store.at)) {

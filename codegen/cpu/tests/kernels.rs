@@ -130,7 +130,7 @@ fn source(case: &mut Case, random: &mut Random) -> (Handle<ffc_ir::kernel::Buffe
     let (rows, columns, one) = (case.rows, case.columns, Extent::Const(1));
     let dtype = random.pick(&DTYPES);
     let class = random.pick(&[BufferClass::Arena, BufferClass::Arena, BufferClass::Input]);
-    match random.below(9) {
+    match random.below(10) {
         0 | 1 => (case.buffer(class, dtype, [rows, columns]), At::Element),
         2 => (case.buffer(class, dtype, [columns, rows]), At::Transposed),
         3 => (case.buffer(class, dtype, vector(dtype, rows)), At::Row),
@@ -140,6 +140,14 @@ fn source(case: &mut Case, random: &mut Random) -> (Handle<ffc_ir::kernel::Buffe
         7 => match rows {
             Extent::Rows(n) => (case.buffer(class, dtype, [Extent::Rows(1), columns]), At::Sample(n)),
             Extent::Const(_) => (case.buffer(class, dtype, [rows, columns]), At::Sample(1)),
+        },
+        8 => match columns {
+            Extent::Rows(_) => (case.buffer(class, dtype, [rows, columns]), At::Element),
+            Extent::Const(count) => {
+                let from = random.below(20);
+                let wider = Extent::Const(from + count + random.below(3));
+                (case.buffer(class, dtype, [rows, wider]), At::Columns(from))
+            }
         },
         _ => match rows {
             Extent::Rows(n) => (case.buffer(class, dtype, vector(dtype, Extent::Rows(1))), At::RowSample(n)),
@@ -193,7 +201,11 @@ fn over_elements(case: &mut Case, pool: &mut Pool, random: &mut Random) {
     for _ in 0..1 + random.below(3) {
         let dtype = random.pick(&DTYPES);
         let value = pool.of(random, dtype);
-        let (buffer, at) = match (random.below(4), dtype) {
+        let (buffer, at) = match (random.below(5), dtype) {
+            (4, _) if matches!(columns, Extent::Const(_)) => {
+                let (Extent::Const(count), from) = (columns, random.below(20)) else { continue };
+                (case.image(dtype, [rows, Extent::Const(from + count + random.below(3))]), At::Columns(from))
+            }
             (0, _) => (case.arena(dtype, [columns, rows]), At::Transposed),
             (1, DType::F32) => (case.buffer(BufferClass::Scores, dtype, [rows, columns]), At::Element),
             (2, _) => (case.param(dtype, [rows, columns]), At::Element),

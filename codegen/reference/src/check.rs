@@ -256,6 +256,13 @@ impl Checker<'_> {
             At::Element => matrix([rows, columns]),
             At::Transposed => matrix([columns, rows]),
             At::Sample(n) => matrix([divided(n), columns]),
+            At::Columns(from) => {
+                let behind = match columns {
+                    Extent::Const(columns) => Extent::Const(from + columns),
+                    Extent::Rows(_) => return Err(format!("{columns} columns from {from} on")),
+                };
+                matrix([rows, behind])
+            }
             At::Row => vector(rows),
             At::RowSample(n) => vector(divided(n)),
             At::Column => vector(columns),
@@ -292,14 +299,17 @@ impl Checker<'_> {
             ensure(self.levels[mask.index()] <= Level::Row, || "the mask moves with the column".to_string())?;
         }
         ensure(index == 0 || !self.uses_accumulator(stage), || "uses the accumulator".to_string())?;
-        let mut written: Vec<Handle<Buffer>> = Vec::new();
-        let targets = stage.stores.iter().map(|store| store.buffer);
-        for buffer in targets.chain(stage.reduces.iter().map(|reduce| reduce.into)) {
-            ensure(!written.contains(&buffer), || format!("writes `{}` twice", self.name(buffer)))?;
+        let mut written: Vec<(Handle<Buffer>, At)> = Vec::new();
+        let targets = stage.stores.iter().map(|store| (store.buffer, store.at));
+        for (buffer, at) in targets.chain(stage.reduces.iter().map(|reduce| (reduce.into, At::Row))) {
+            let columns = self.kernel.columns;
+            let again =
+                written.iter().any(|&(other, before)| other == buffer && !are_apart(before, at, columns));
+            ensure(!again, || format!("writes `{}` twice", self.name(buffer)))?;
             ensure(is_writable(self.buffers[buffer].class), || {
                 format!("`{}` is not to be written", self.name(buffer))
             })?;
-            written.push(buffer);
+            written.push((buffer, at));
         }
         stage.stores.iter().try_for_each(|store| self.store(stage, store))?;
         stage.reduces.iter().try_for_each(|reduce| self.reduce(stage, reduce))
@@ -330,7 +340,10 @@ impl Checker<'_> {
                 ensure(at, || format!("stores `{name}` at {:?} once per row", store.at))?;
             }
             Over::Elements => {
-                let moves = matches!(store.at, At::Element | At::Transposed | At::Column | At::Flat(_));
+                let moves = matches!(
+                    store.at,
+                    At::Element | At::Transposed | At::Columns(_) | At::Column | At::Flat(_)
+                );
                 ensure(moves || columns == Extent::Const(1), || {
                     format!("all columns store `{name}` at {:?}", store.at)
                 })?;
@@ -339,6 +352,7 @@ impl Checker<'_> {
         let place = place(store.at, rows, columns);
         let own = match place {
             At::Element | At::Transposed | At::Row | At::Flat(_) => true,
+            At::Columns(_) => self.buffers[store.buffer].dense,
             At::Column | At::Scalar => rows == Extent::Const(1),
             At::Sample(_) | At::RowSample(_) | At::Window { .. } | At::Planar { .. } => false,
         };
@@ -374,14 +388,23 @@ impl Checker<'_> {
             _ => None,
         });
         for (buffer, at) in loads.chain(written.iter().copied()) {
+            let meets = |stored: At| stored != at && !are_apart(stored, at, columns);
             if let Some((_, stored)) =
-                written.iter().find(|&&(other, stored)| other == buffer && stored != at)
+                written.iter().find(|&&(other, stored)| other == buffer && meets(stored))
             {
                 let name = self.name(buffer);
                 return Err(format!("touches `{name}` at {at:?} and stores it at {stored:?}"));
             }
         }
         Ok(())
+    }
+}
+
+/// Whether two places in a domain of so many columns have no element in common.
+fn are_apart(a: At, b: At, columns: Extent) -> bool {
+    match (a, b, columns) {
+        (At::Columns(a), At::Columns(b), Extent::Const(columns)) => a.abs_diff(b) >= columns,
+        _ => false,
     }
 }
 

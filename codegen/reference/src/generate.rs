@@ -461,12 +461,14 @@ struct Body {
     stages: Vec<Stage>,
 }
 
-const ATS: [At; 10] = [
+const ATS: [At; 12] = [
     At::Element,
     At::Element,
     At::Transposed,
     At::Sample(2),
     At::Sample(3),
+    At::Columns(1),
+    At::Columns(20),
     At::Row,
     At::RowSample(2),
     At::RowSample(3),
@@ -569,6 +571,10 @@ impl Body {
             At::Element => [self.rows, self.columns],
             At::Transposed => [self.columns, self.rows],
             At::Sample(n) => [divided(n)?, self.columns],
+            At::Columns(from) => {
+                let Extent::Const(columns) = self.columns else { return None };
+                [self.rows, Extent::Const(from + columns + rng.below(3))]
+            }
             At::Row => lying(self.rows, flip),
             At::RowSample(n) => lying(divided(n)?, flip),
             At::Column => lying(self.columns, !flip),
@@ -837,7 +843,9 @@ impl Body {
             Over::Elements if self.rows == Extent::Const(1) => {
                 (&[At::Element, At::Transposed, At::Column], Level::Element)
             }
-            Over::Elements => (&[At::Element, At::Element, At::Transposed], Level::Element),
+            Over::Elements => {
+                (&[At::Element, At::Element, At::Transposed, At::Columns(1), At::Columns(20)], Level::Element)
+            }
         };
         let at = generator.rng.pick(ats);
         let Some(shape) = self.shape(&mut generator.rng, at) else { return };
@@ -879,7 +887,8 @@ impl Body {
             );
             let exact = buffer.dtype == DType::F32 && promise.operand;
             let right = dtype.is_none_or(|dtype| buffer.dtype == dtype);
-            class && !exact && right && !buffers.contains(&buffer.name)
+            let dense = buffer.dense || !matches!(at, At::Columns(_));
+            class && !exact && right && dense && !buffers.contains(&buffer.name)
         };
         self.existing(generator, at, shape, wanted, true).unwrap_or_else(|| {
             let dtypes = [DType::I8, DType::I8, DType::I16, DType::I32, DType::F32, DType::F32];
@@ -887,7 +896,7 @@ impl Body {
             let operand = dtype == DType::I8 && generator.rng.chance(1, 2);
             let promise = Promise { operand, non_negative: operand && generator.rng.chance(1, 3) };
             let matrix = matches!(at, At::Element | At::Transposed) && dtype != DType::I16;
-            if matrix && generator.rng.chance(1, 3) {
+            if matches!(at, At::Columns(_)) || matrix && generator.rng.chance(1, 3) {
                 generator.image(dtype, shape, promise)
             } else {
                 generator.fresh(dtype, shape, promise)

@@ -185,6 +185,7 @@ impl Memory {
             At::Element => Run { first: row * stride + start, step: 1, len },
             At::Transposed => Run { first: start * stride + row, step: stride, len },
             At::Sample(n) => Run { first: row / n * stride + start, step: 1, len },
+            At::Columns(n) => Run { first: row * stride + n + start, step: 1, len },
             At::Flat(columns) => Run { first: row * columns + start, step: 1, len },
             At::Column => Run { first: start * pitch, step: pitch, len },
             // One element for the whole row, which only a store in a kernel of one column can mean.
@@ -296,6 +297,7 @@ fn flat(at: At, row: usize) -> usize {
         At::Element
         | At::Transposed
         | At::Sample(_)
+        | At::Columns(_)
         | At::Column
         | At::Flat(_)
         | At::Window { .. }

@@ -223,7 +223,7 @@ impl Analysis<'_> {
             Expr::Accumulator => true,
             Expr::Load(buffer, at) => {
                 let wide = matches!(self.buffers[buffer].dtype, DType::I32 | DType::F32);
-                wide && matches!(at, At::Element | At::Sample(_) | At::Column)
+                wide && matches!(at, At::Element | At::Sample(_) | At::Columns(_) | At::Column)
             }
             _ => false,
         }

@@ -291,7 +291,8 @@ impl LayerLowering<'_> {
             });
             return Ok(());
         }
-        if !self.plain.contains_key(&value) && !self.turned.contains_key(&value) {
+        let is_part = self.parts.contains_key(&value);
+        if !is_part && !self.plain.contains_key(&value) && !self.turned.contains_key(&value) {
             return Ok(());
         }
         let expr = self.value(writer, stage, value)?;
@@ -319,9 +320,19 @@ impl LayerLowering<'_> {
     /// Stores a value wherever it is wanted.
     fn stores(&self, writer: &Writer, value: V, expr: E, stores: &mut Vec<Store>) -> Result<(), LowerError> {
         let at = self.place_of(writer, value)?;
-        let plain = self.plain.get(&value).map(|&buffer| Store { buffer, at, value: expr });
-        let turned = self.turned.get(&value).map(|&buffer| Store { buffer, at: At::Transposed, value: expr });
+        let own = self.plain.get(&value).filter(|_| !self.is_concat(value));
+        // A copy of a part is stored with the whole only.
+        let is_own =
+            !matches!(self.placement.homes[&value], Home::Kernel { kernel, .. } if kernel != writer.kernel);
+        let plain = own.filter(|_| is_own).map(|&buffer| Store { buffer, at, value: expr });
+        let turned = self.turned.get(&value).filter(|_| is_own);
+        let turned = turned.map(|&buffer| Store { buffer, at: At::Transposed, value: expr });
         stores.extend(plain.into_iter().chain(turned));
+        let parts = &self.placement.parts;
+        for part in parts.iter().filter(|part| part.value == value && part.kernel == writer.kernel) {
+            let whole = self.plain.get(&part.whole);
+            stores.extend(whole.map(|&buffer| Store { buffer, at: At::Columns(part.from), value: expr }));
+        }
         Ok(())
     }
 
@@ -353,11 +364,13 @@ impl LayerLowering<'_> {
             Home::Turned(_) => false,
             Home::Kernel { .. } => {
                 self.placement.is_at_hand(self.layer, value, writer.kernel, stage)
-                    || !self.plain.contains_key(&value)
+                    || !(self.plain.contains_key(&value) || self.parts.contains_key(&value))
             }
         };
         let expr = if computed {
             self.compute(writer, stage, value)?
+        } else if let (None, Some(&(whole, from))) = (self.plain.get(&value), self.parts.get(&value)) {
+            writer.builder.load(whole, At::Columns(from))
         } else {
             let at = self.place_of(writer, value)?;
             let buffer = self.stored(value)?;
@@ -396,6 +409,15 @@ impl LayerLowering<'_> {
             Op::Pool { op, value, window } => self.pool(writer, op, value, &window)?,
             Op::MaxGrad { input, output, grad, window } => {
                 self.max_grad(writer, [input, output, grad], &window.back())?
+            }
+            Op::Slice { value, from, .. } => {
+                let buffer = self.stored(value)?;
+                writer.builder.load(buffer, At::Columns(from))
+            }
+            Op::Concat(..) => {
+                let at = self.place_of(writer, value)?;
+                let buffer = self.stored(value)?;
+                writer.builder.load(buffer, at)
             }
             Op::Pixels { .. } | Op::Window { .. } => {
                 return Err(self.error(format!("`{name}` stands where no kernel can look at it")));
@@ -482,6 +504,10 @@ impl LayerLowering<'_> {
     /// Loads a value that exists anyway, transposed.
     fn turned_load(&mut self, writer: &mut Writer, source: V, ty: Type) -> Result<E, LowerError> {
         let matrix = !is_vector(ty);
+        if matrix && self.is_concat(source) {
+            let buffer = self.stored(source)?;
+            return Ok(writer.builder.load(buffer, At::Transposed));
+        }
         if let (true, Op::Param(param)) = (matrix, &self.layer.values[source].op) {
             let buffer = self.lowering.param_plane(self.module, *param, Plane::Value);
             return Ok(writer.builder.load(buffer, At::Transposed));

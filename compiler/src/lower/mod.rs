@@ -280,6 +280,7 @@ impl Lowering {
                 lowering: self,
                 plain: HashMap::new(),
                 turned: HashMap::new(),
+                parts: HashMap::new(),
                 live: HashMap::new(),
             };
             let (kernels, outputs) = lowerer.lower(&module.layers[index + 1..])?;
@@ -314,6 +315,8 @@ struct LayerLowering<'a> {
     plain: HashMap<Handle<Value>, Handle<Buffer>>,
     /// Where values are stored transposed.
     turned: HashMap<Handle<Value>, Handle<Buffer>>,
+    /// Where values are stored as parts of others, and from which column on.
+    parts: HashMap<Handle<Value>, (Handle<Buffer>, usize)>,
     /// Whether rows of gradients hold anything.
     live: HashMap<Handle<Value>, Handle<Buffer>>,
 }
@@ -339,9 +342,21 @@ impl LayerLowering<'_> {
         later: &[ffc_ir::module::Layer],
     ) -> Result<(LayerKernels, Vec<Boundary>), LowerError> {
         let demand = self.placement.demand(self.layer, later);
+        let wholes: Vec<_> = demand.plain.iter().copied().filter(|&value| self.is_concat(value)).collect();
+        for &whole in &wholes {
+            let buffer = self.new_buffer(whole, false);
+            self.plain.insert(whole, buffer);
+            for part in self.placement.parts.iter().filter(|part| part.whole == whole) {
+                self.parts.entry(part.value).or_insert((buffer, part.from));
+            }
+        }
         for value in demand.plain {
-            let buffer = self.new_buffer(value, false);
-            self.plain.insert(value, buffer);
+            // Where it is a part already, it is read there.
+            let is_there = self.parts.contains_key(&value) && !demand.whole.contains(&value);
+            if !is_there && !wholes.contains(&value) {
+                let buffer = self.new_buffer(value, false);
+                self.plain.insert(value, buffer);
+            }
         }
         for value in demand.turned {
             let buffer = self.new_buffer(value, true);
@@ -350,12 +365,17 @@ impl LayerLowering<'_> {
         let mut kernels = Vec::new();
         for kernel in 0..self.placement.kernels.len() {
             let duty = self.placement.duty(self.layer, kernel);
-            for emitted in self.kernel(kernel)? {
+            // A kernel that copies for whoever wants it may find nobody who does.
+            for emitted in self.kernel(kernel)?.into_iter().filter(|emitted| !emitted.stages.is_empty()) {
                 kernels.push((self.lowering.add_kernel(emitted), duty));
             }
         }
         let outputs = self.layer.outputs.iter().map(|&value| self.boundary(value)).collect();
         Ok((LayerKernels { kernels }, outputs))
+    }
+
+    fn is_concat(&self, value: Handle<Value>) -> bool {
+        matches!(self.layer.values[value].op, Op::Concat(..))
     }
 
     fn boundary(&self, value: Handle<Value>) -> Boundary {
@@ -382,7 +402,8 @@ impl LayerLowering<'_> {
         }
         // An image of one position is a row like any other, unless it is looked at as an image.
         let looks = |user: &Value| place::looks_at(&user.op, value);
-        self.lowering.program.buffers[buffer].dense |= !turned && self.layer.values.values().any(looks);
+        let dense = self.layer.values.values().any(looks) || self.is_concat(value);
+        self.lowering.program.buffers[buffer].dense |= !turned && dense;
         buffer
     }
 
@@ -442,7 +463,10 @@ impl LayerLowering<'_> {
     /// Whether no element of a quantized value is negative.
     fn is_non_negative(&self, value: Handle<Value>) -> bool {
         match self.layer.values[value].op {
-            Op::Quantize { value, .. } | Op::Transpose(value) => self.is_non_negative(value),
+            Op::Quantize { value, .. } | Op::Transpose(value) | Op::Slice { value, .. } => {
+                self.is_non_negative(value)
+            }
+            Op::Concat(a, b) => self.is_non_negative(a) && self.is_non_negative(b),
             Op::Activate(activation, _) => activation.is_non_negative(),
             Op::Operand(n) => self.operands.get(n as usize).is_some_and(|operand| operand.non_negative),
             Op::Param(param) => {

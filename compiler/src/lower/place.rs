@@ -37,10 +37,22 @@ pub(super) struct Group {
     pub(super) exports: Vec<V>,
 }
 
+/// A part of a concatenation: a kernel stores it at its columns of the whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) whole: V,
+    pub(super) value: V,
+    /// Its first column.
+    pub(super) from: usize,
+    pub(super) kernel: usize,
+}
+
 /// The kernels of a layer.
 pub(super) struct Placement {
     pub(super) kernels: Vec<Group>,
     pub(super) homes: HashMap<V, Home>,
+    /// What is put together in memory: never computed, but stored part by part.
+    pub(super) parts: Vec<Part>,
     /// Values that contractions, transpositions and effects use: those want a kernel.
     wanted: HashSet<V>,
 }
@@ -52,6 +64,8 @@ pub(super) struct Demand {
     pub(super) plain: Vec<V>,
     /// Transposed.
     pub(super) turned: Vec<V>,
+    /// Those of `plain` that are read as matrices of their own, not element by element.
+    pub(super) whole: HashSet<V>,
 }
 
 impl Demand {
@@ -91,9 +105,16 @@ pub(super) fn looks_at(op: &Op, image: V) -> bool {
     }
 }
 
-/// Whether an operation reads all its operands from memory, because it looks at several of their rows.
+/// Whether an operation reads all its operands from memory, because it looks at several of their rows, or at other columns.
 fn is_gather(op: &Op) -> bool {
-    matches!(op, Op::Depthwise { .. } | Op::DepthwiseGrad { .. } | Op::Pool { .. } | Op::MaxGrad { .. })
+    matches!(
+        op,
+        Op::Depthwise { .. }
+            | Op::DepthwiseGrad { .. }
+            | Op::Pool { .. }
+            | Op::MaxGrad { .. }
+            | Op::Slice { .. }
+    )
 }
 
 /// The image that a contraction looks at where it finds this value on its left, or on its right: seen through a window
@@ -116,7 +137,10 @@ fn wanted(layer: &Layer) -> HashSet<V> {
     let mut wanted = HashSet::new();
     for (_, value) in layer.ops() {
         let op = &layer.values[value].op;
-        let in_memory = matches!(op, Op::Transpose(_) | Op::Window { .. } | Op::Reshape(_) | Op::Dot { .. });
+        let in_memory = matches!(
+            op,
+            Op::Transpose(_) | Op::Window { .. } | Op::Reshape(_) | Op::Dot { .. } | Op::Concat(..)
+        );
         if op.is_effect() || in_memory || is_gather(op) {
             wanted.extend(operands(layer, value));
         }
@@ -133,10 +157,23 @@ fn is_simple(layer: &Layer, value: V) -> bool {
     }
 }
 
+/// Whether a transposed image is the right operand of contractions and nothing else.
+fn is_turned_by_contractions(layer: &Layer, turned: V) -> bool {
+    layer.values.values().all(|user| match user.op {
+        Op::Dot { lhs, rhs } => lhs != turned && (rhs != turned || image_of(layer, rhs, Side::Rhs).is_some()),
+        op => {
+            let mut uses = false;
+            op.operands(|operand| uses |= operand == turned);
+            !uses
+        }
+    })
+}
+
 impl Placement {
     /// Places all operations of a layer.
     pub(super) fn of(layer: &Layer) -> Self {
-        let mut placement = Self { kernels: Vec::new(), homes: HashMap::new(), wanted: wanted(layer) };
+        let mut placement =
+            Self { kernels: Vec::new(), homes: HashMap::new(), parts: Vec::new(), wanted: wanted(layer) };
         for region in Region::ALL {
             for &value in layer.region(region) {
                 placement.place(layer, value);
@@ -150,11 +187,49 @@ impl Placement {
 
     /// Gives an output that is computed wherever it is needed a kernel that writes it down.
     fn export(&mut self, layer: &Layer, output: V) {
-        let named = matches!(layer.values[output].op, Op::Operand(_) | Op::Param(_));
+        // Images are never handed over transposed, and a concatenation is in memory as it is.
+        let named = match layer.values[output].op {
+            Op::Operand(_) | Op::Param(_) => true,
+            Op::Concat(..) => layer.ty(output).is_image(),
+            _ => false,
+        };
         if self.homes[&output] == Home::Anywhere && !named {
-            self.open(layer.ty(output).shape, None);
-            let group = self.kernels.last_mut().expect("a kernel was just opened");
-            group.exports.push(output);
+            self.open_export(layer, output);
+        }
+    }
+
+    /// A kernel that writes a value down.
+    fn open_export(&mut self, layer: &Layer, value: V) -> usize {
+        self.open(layer.ty(value).shape, None);
+        let kernel = self.kernels.len() - 1;
+        self.kernels[kernel].exports.push(value);
+        kernel
+    }
+
+    /// Each part of a concatenation is stored by the kernel that makes it, or else by one that copies it.
+    fn place_concat(&mut self, layer: &Layer, whole: V) {
+        let is_inner = |user: &Value| matches!(user.op, Op::Concat(a, b) if a == whole || b == whole);
+        let is_read = |user: &Value| {
+            let mut reads = false;
+            user.op.operands(|operand| reads |= operand == whole);
+            reads && !is_inner(user)
+        };
+        if !layer.outputs.contains(&whole) && !layer.values.values().any(is_read) {
+            return;
+        }
+        for (value, from) in layer.parts(whole) {
+            let shape = layer.ty(value).shape;
+            let kernel = match self.homes[&value] {
+                Home::Kernel { kernel, .. }
+                    if self.kernels[kernel].shape == shape
+                        && !matches!(layer.values[value].op, Op::Reduce(..))
+                        && !self.parts.iter().any(|part| part.whole == whole && part.value == value) =>
+                {
+                    kernel
+                }
+                _ => self.open_export(layer, value),
+            };
+            self.parts.push(Part { whole, value, from, kernel });
         }
     }
 
@@ -181,9 +256,13 @@ impl Placement {
             | Op::ScaleOf(_)
             | Op::OneHot { .. }
             | Op::Ahead => Home::Anywhere,
+            Op::Concat(..) => {
+                self.place_concat(layer, value);
+                Home::Anywhere
+            }
             Op::Transpose(source) => self.place_transpose(layer, value, source),
             Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. } => self.open(shape, Some(value)),
-            Op::Pool { .. } | Op::MaxGrad { .. } => self.place_gather(layer, value),
+            Op::Pool { .. } | Op::MaxGrad { .. } | Op::Slice { .. } => self.place_gather(layer, value),
             Op::Reduce(_, source) => self.place_reduce(layer, source),
             Op::Unary(..)
             | Op::Binary(..)
@@ -216,6 +295,10 @@ impl Placement {
             (Home::Kernel { .. }, _) => Home::Turned(source),
             // A matrix parameter is turned by a pass of its own; the layer before turns what it hands over.
             (_, Op::Param(_)) if !is_vector(layer.ty(source)) => self.open(layer.ty(value).shape, None),
+            // So is what is put together, unless contractions turn it themselves.
+            (_, Op::Concat(..)) if !is_turned_by_contractions(layer, value) => {
+                self.open(layer.ty(value).shape, None)
+            }
             _ => Home::Anywhere,
         }
     }
@@ -274,6 +357,10 @@ impl Placement {
 
     /// The kernel that has to run before a value can be used elsewhere.
     fn kernel_of(&self, layer: &Layer, value: V) -> Option<usize> {
+        let of_parts = self.parts.iter().filter(|part| part.whole == value).map(|part| part.kernel).max();
+        if of_parts.is_some() {
+            return of_parts;
+        }
         match self.homes[&value] {
             Home::Kernel { kernel, .. } => Some(kernel),
             Home::Turned(source) => self.kernel_of(layer, source),
@@ -394,6 +481,9 @@ impl Placement {
                     op.operands(|operand| self.demand_use(layer, operand, index, stage, &mut demand));
                 }
             }
+            for &exported in &kernel.exports {
+                self.demand_use(layer, exported, index, 0, &mut demand);
+            }
             for &effect in &kernel.effects {
                 let stage = self.effect_stage(layer, effect, index);
                 layer.values[effect].op.operands(|operand| {
@@ -417,12 +507,15 @@ impl Placement {
     /// Something reads a value from memory.
     fn demand_stored(&self, layer: &Layer, value: V, demand: &mut Demand) {
         match self.homes[&value] {
-            Home::Anywhere => {
-                if let Op::Reshape(source) = layer.values[value].op {
-                    self.demand_stored(layer, source, demand);
-                }
+            Home::Anywhere => match layer.values[value].op {
+                Op::Reshape(source) => self.demand_stored(layer, source, demand),
+                Op::Concat(..) => demand.plain(value),
+                _ => {}
+            },
+            Home::Kernel { .. } => {
+                demand.plain(value);
+                demand.whole.insert(value);
             }
-            Home::Kernel { .. } => demand.plain(value),
             Home::Turned(source) if is_vector(layer.ty(source)) => demand.plain(source),
             Home::Turned(source) => demand.turned(source),
         }
@@ -431,7 +524,7 @@ impl Placement {
     /// An expression in (`kernel`, `stage`) uses a value.
     fn demand_use(&self, layer: &Layer, value: V, kernel: usize, stage: usize, demand: &mut Demand) {
         match self.homes[&value] {
-            Home::Anywhere if matches!(layer.values[value].op, Op::Reshape(_)) => {
+            Home::Anywhere if matches!(layer.values[value].op, Op::Reshape(_) | Op::Concat(..)) => {
                 self.demand_stored(layer, value, demand);
             }
             Home::Anywhere => {
@@ -467,6 +560,7 @@ impl Placement {
                     demand.turned(output);
                 } else {
                     demand.plain(output);
+                    demand.whole.insert(output);
                 }
             });
         }
@@ -486,10 +580,7 @@ impl Placement {
             return Duty::Optimize;
         }
         let forward: HashSet<V> = layer.forward.iter().copied().collect();
-        if !group.exports.is_empty() {
-            return Duty::Forward;
-        }
-        if group.values.iter().any(|value| forward.contains(value)) {
+        if group.exports.iter().chain(&group.values).any(|value| forward.contains(value)) {
             return Duty::Forward;
         }
         if effect(|op| matches!(op, Op::Track { .. }))

@@ -92,6 +92,25 @@ impl<'a> Builder<'a> {
         self.shared(name, Op::Transpose(a), ty)
     }
 
+    /// So many columns from one on; the value itself where that is all.
+    pub(crate) fn slice(&mut self, name: &str, value: V, from: usize, columns: usize) -> V {
+        let ty = self.ty(value);
+        if ty.columns() == Dim::Const(columns) {
+            return value;
+        }
+        let ty = Type::new(ty.dtype, ty.rows(), Dim::Const(columns));
+        self.shared(name, Op::Slice { value, from, columns }, ty)
+    }
+
+    /// The columns of one behind those of the other.
+    pub(crate) fn concat(&mut self, name: &str, a: V, b: V) -> V {
+        let ty = self.ty(a);
+        let (Dim::Const(first), Dim::Const(second)) = (ty.columns(), self.ty(b).columns()) else {
+            unreachable!("activations have a fixed number of columns")
+        };
+        self.push(name, Op::Concat(a, b), Type::new(ty.dtype, ty.rows(), Dim::Const(first + second)))
+    }
+
     pub(crate) fn dot(&mut self, name: &str, lhs: V, rhs: V) -> V {
         let (left, right) = (self.ty(lhs), self.ty(rhs));
         let dtype = if left.dtype == DType::I8 { DType::I32 } else { DType::F32 };
@@ -145,12 +164,6 @@ impl<'a> Builder<'a> {
         let rows = Dim::Rows(positions / window.inputs() * window.outputs());
         let ty = Type::new(ty.dtype, rows, Dim::Const(channels * window.taps()));
         self.shared(name, Op::Window { value: image, window }, ty)
-    }
-
-    /// Reduces along columns and then along rows, to `[1, 1]`.
-    pub(crate) fn reduce_all(&mut self, name: &str, per_row: ReduceOp, over_rows: ReduceOp, a: V) -> V {
-        let rows = self.reduce(&format!("{name}.rows"), per_row, a);
-        self.reduce_rows(name, over_rows, rows)
     }
 
     /// Reduces a value per row to `[1, 1]`.

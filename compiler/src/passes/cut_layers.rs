@@ -7,10 +7,14 @@
 //! the last layer that one of its operands comes from: so activation, pool and residual sum belong to the contraction
 //! before them. Two contractions whose results meet in a sum before any activation, and go nowhere else, are one layer (the
 //! projection on a residual block's shortcut, and the block's last convolution): what the sum is told is right for both.
+//! So are contractions whose activations are put side by side and go nowhere else (the branches of an inception block, the
+//! groups of a convolution): what the whole is told is right for each. A concatenation with something older, as in a
+//! densely connected block, belongs to the newer part, and the older gets no gradient.
 //!
 //! Layers run in the order of their last contraction. What a later layer needs is handed from layer to layer, own
 //! values first; the first of these is the layer's activation, which its objective is about. A skip operand is a value
-//! that a layer hands on as it got it.
+//! that a layer hands on as it got it. Nobody hands over slices, nor what is put together from slices of one value: like
+//! windows, they are looked through where they are used.
 //!
 //! ```text
 //! layer @main whole {                              layer @input prepare { %raw = input   yield %raw }
@@ -66,7 +70,7 @@ pub fn layers_of(whole: &Layer) -> Result<HashMap<Handle<Value>, usize>, String>
 /// Which layer each value of the whole network belongs to: 0 is the one that stands for the input.
 struct Cut<'a> {
     whole: &'a Layer,
-    /// `None` for parameters and constants, which are read wherever they are used.
+    /// `None` for parameters, constants and slices, which are read wherever they are used.
     layer_of: HashMap<V, Option<usize>>,
     /// The layers that use each value.
     users: HashMap<V, HashSet<usize>>,
@@ -86,6 +90,12 @@ fn operands(op: &Op) -> Vec<V> {
 
 impl<'a> Cut<'a> {
     fn of(whole: &'a Layer) -> Result<Self, String> {
+        if let Some(&output) = whole.outputs.iter().find(|&&output| whole.sliced(output).is_some()) {
+            let name = &whole.values[output].name;
+            return Err(format!(
+                "the network gives `{name}`, only some columns of what its last layer gives"
+            ));
+        }
         let joined = joined_contractions(whole);
         let contractions = whole.forward.iter().filter(|&&value| is_contraction(&whole.values[value].op));
         let first = contractions.filter(|value| !joined.contains_key(value));
@@ -96,12 +106,17 @@ impl<'a> Cut<'a> {
             let Value { name, op, .. } = &whole.values[value];
             let layer = match op {
                 Op::Param(_) | Op::Constant(_) => None,
+                _ if whole.sliced(value).is_some() => None,
                 Op::Operand(_) | Op::Pixels { .. } => Some(0),
                 op if is_contraction(op) => {
                     let last = joined.get(&value).unwrap_or(&value);
                     Some(numbers[last])
                 }
-                op => operands(op).iter().filter_map(|operand| cut.layer_of[operand]).max(),
+                op => {
+                    let sources =
+                        operands(op).into_iter().map(|operand| whole.sliced(operand).unwrap_or(operand));
+                    sources.filter_map(|source| cut.layer_of[&source]).max()
+                }
             };
             let windows = matches!(op, Op::Operand(_) | Op::Pixels { .. } | Op::Window { .. });
             if layer == Some(0) && !windows {
@@ -132,6 +147,7 @@ impl<'a> Cut<'a> {
         for &value in &self.whole.forward {
             let Some(layer) = self.layer_of[&value] else { continue };
             for operand in operands(&self.whole.values[value].op) {
+                let operand = self.whole.sliced(operand).unwrap_or(operand);
                 self.users.entry(operand).or_default().insert(layer);
             }
         }
@@ -197,7 +213,7 @@ impl<'a> Cut<'a> {
         Layer::new(layer_name(module, self.whole, weight, index), LayerRole::Hidden)
     }
 
-    /// Repeats an operation in its layer, and the reads of parameters and constants that it uses.
+    /// Repeats an operation in its layer, and the reads of parameters and constants, and the slices, that it uses.
     fn copy(&self, module: &Module, layer: &mut Layer, here: &mut HashMap<V, V>, value: V) {
         let Value { name, op, ty } = &self.whole.values[value];
         let (mut op, mut ty) = (*op, *ty);
@@ -210,9 +226,7 @@ impl<'a> Cut<'a> {
         }
         op.operands_mut(|operand| {
             if !here.contains_key(operand) {
-                let Value { name, op, ty } = &self.whole.values[*operand];
-                let read = layer.push(Region::Forward, name, *op, *ty);
-                here.insert(*operand, read);
+                self.copy(module, layer, here, *operand);
             }
             *operand = here[operand];
         });
@@ -233,8 +247,8 @@ fn check_outputs(layer: &Layer) -> Result<(), String> {
     }
 }
 
-/// Contractions that share the layer of a later one, because their results meet in a sum before any activation and go
-/// nowhere else; with the later one.
+/// Contractions that share the layer of a later one, because their results meet in a sum before any activation, or side by
+/// side, and go nowhere else; with the later one.
 fn joined_contractions(whole: &Layer) -> HashMap<V, V> {
     let mut uses: HashMap<V, usize> = HashMap::new();
     for &value in &whole.forward {
@@ -244,8 +258,14 @@ fn joined_contractions(whole: &Layer) -> HashMap<V, V> {
     }
     let mut joined: HashMap<V, V> = HashMap::new();
     for &value in &whole.forward {
-        let Op::Binary(BinaryOp::Add, a, b) = whole.values[value].op else { continue };
-        let (Some(a), Some(b)) = (source(whole, &uses, a), source(whole, &uses, b)) else { continue };
+        let (a, b) = match whole.values[value].op {
+            Op::Binary(BinaryOp::Add, a, b) => {
+                (source(whole, &uses, a, false), source(whole, &uses, b, false))
+            }
+            Op::Concat(a, b) => (source(whole, &uses, a, true), source(whole, &uses, b, true)),
+            _ => continue,
+        };
+        let (Some(a), Some(b)) = (a, b) else { continue };
         let order = |value: V| whole.forward.iter().position(|&other| other == value);
         let (first, last) = if order(a) < order(b) { (a, b) } else { (b, a) };
         if first != last {
@@ -256,8 +276,9 @@ fn joined_contractions(whole: &Layer) -> HashMap<V, V> {
     joined
 }
 
-/// The contraction that a value is a linear function of, if nothing else uses anything on the way.
-fn source(whole: &Layer, uses: &HashMap<V, usize>, value: V) -> Option<V> {
+/// The contraction that a value is a linear function of, or the last of several, if nothing else uses anything on the
+/// way; on the way to a concatenation there may be activations.
+fn source(whole: &Layer, uses: &HashMap<V, usize>, value: V, activated: bool) -> Option<V> {
     let mut value = value;
     loop {
         if uses.get(&value) != Some(&1) {
@@ -267,6 +288,11 @@ fn source(whole: &Layer, uses: &HashMap<V, usize>, value: V) -> Option<V> {
         value = match whole.values[value].op {
             op if is_contraction(&op) => return Some(value),
             Op::Binary(BinaryOp::Add | BinaryOp::Mul, a, b) if is_read(b) => a,
+            Op::Activate(_, input) if activated => input,
+            Op::Concat(first, second) => {
+                source(whole, uses, first, true)?;
+                return source(whole, uses, second, true);
+            }
             _ => return None,
         };
     }

@@ -26,7 +26,7 @@ use ffc_ir::module::{
     BinaryOp, Control, DerivativeFrom, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, PoolOp,
     ReduceOp, Region, Sgd,
 };
-use ffc_ir::types::{Dim, Type};
+use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::{Handle, Window};
 
 use super::build::{Builder, V, error_signal, new_stream};
@@ -46,7 +46,11 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
         let mut layer = std::mem::take(&mut module.layers[index]);
         if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
             let trained = trained_values(&module, &layer);
-            let turned = !trained.iter().any(|&value| layer.ty(value).is_image());
+            let lies = |value: V| {
+                layer.ty(value).is_image()
+                    || matches!(layer.values[value].op, Op::Concat(..) | Op::Slice { .. })
+            };
+            let turned = !trained.iter().any(|&value| lies(value));
             let (layer, stream, deeper) = (&mut layer, &mut stream, Some(index) > first);
             let (gradients, biases) = (HashMap::new(), HashMap::new());
             let mut deriver = Deriver {
@@ -86,6 +90,12 @@ fn trained_values(module: &Module, layer: &Layer) -> HashSet<V> {
         }
     }
     trained
+}
+
+fn columns(layer: &Layer, value: V) -> usize {
+    match layer.ty(value).columns() {
+        Dim::Const(columns) | Dim::Rows(columns) => columns,
+    }
 }
 
 fn param_of(layer: &Layer, value: V) -> Option<Handle<Param>> {
@@ -257,6 +267,22 @@ impl Deriver<'_> {
                 self.arrive(input, gradient);
                 Ok(())
             }
+            Op::Concat(first, second) => {
+                let end = columns(self.layer, first);
+                for (operand, from) in [(first, 0), (second, end)] {
+                    if self.trained.contains(&operand) {
+                        let gradient = self.slice(gradient, from, columns(self.layer, operand));
+                        self.arrive(operand, gradient);
+                    }
+                }
+                Ok(())
+            }
+            Op::Slice { value: whole, from, columns: count } => {
+                let behind = columns(self.layer, whole) - from - count;
+                let gradient = self.among_zeros(gradient, from, behind);
+                self.arrive(whole, gradient);
+                Ok(())
+            }
             Op::Pool { op: PoolOp::Sum, value: image, window } => {
                 let gradient = self.builder().pool("gradient.spread", PoolOp::Sum, gradient, window.back());
                 self.arrive(image, gradient);
@@ -296,9 +322,42 @@ impl Deriver<'_> {
         self.gradients.insert(value, gradient);
     }
 
+    /// Columns of a gradient. Taken as early as possible, so that the others need not be computed.
+    fn slice(&mut self, gradient: V, from: usize, count: usize) -> V {
+        match self.layer.values[gradient].op {
+            Op::Pool { op: PoolOp::Sum, value, window } => {
+                let value = self.slice(value, from, count);
+                self.builder().pool("gradient.spread", PoolOp::Sum, value, window)
+            }
+            Op::Binary(BinaryOp::Mul, value, by) if self.layer.ty(by) == Type::scalar() => {
+                let value = self.slice(value, from, count);
+                self.builder().mul("gradient.scaled", value, by)
+            }
+            _ => self.builder().slice("gradient.part", gradient, from, count),
+        }
+    }
+
+    /// A gradient with so many columns of zeros before and behind.
+    fn among_zeros(&mut self, gradient: V, before: usize, behind: usize) -> V {
+        let mut builder = self.builder();
+        let rows = builder.ty(gradient).rows();
+        let zero = builder.constant(0.0);
+        let mut zeros = |count: usize| {
+            let ty = Type::new(DType::F32, rows, Dim::Const(count));
+            (count > 0).then(|| builder.push("zeros", Op::Splat(zero), ty))
+        };
+        let (before, behind) = (zeros(before), zeros(behind));
+        let whole = before.map_or(gradient, |zeros| builder.concat("gradient.whole", zeros, gradient));
+        behind.map_or(whole, |zeros| builder.concat("gradient.whole", whole, zeros))
+    }
+
     fn sum_positions(&mut self, image: V, positions: usize) -> V {
-        let line = [1, positions];
-        let windows = Window::tiles_in_steps(line, line);
+        // Windows have at most 32768 places in a line.
+        const LINE: usize = 1 << 15;
+        let fits = |lines: &usize| positions.is_multiple_of(*lines) && positions / lines <= LINE;
+        let lines = (1..=positions).find(fits).unwrap_or(1);
+        let size = [lines, positions / lines];
+        let windows = Window::tiles_in_steps(size, size);
         let mut builder = self.builder();
         windows.into_iter().fold(image, |sum, window| builder.pool("gradient.sum", PoolOp::Sum, sum, window))
     }

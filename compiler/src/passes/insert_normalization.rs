@@ -3,7 +3,8 @@
 //! Dividing a row by a number commutes with the contraction, so nothing is written normalised: a layer hands over
 //! its activation as it is and, beside it, the factor of each row, which the next layer applies to its sums. One pass
 //! over memory less, and the INT8 activation serves its own layer's head and the next layer alike. Where something else
-//! than a contraction uses it (a skip operand in a sum), the factor is applied there.
+//! than a contraction uses it (a skip operand in a sum), the factor is applied there. Slices of an operand have the
+//! factor of the whole.
 //!
 //! From here on, what is handed over comes in pairs: value `k` is operand `2k`, its factor operand `2k + 1`.
 //!
@@ -70,12 +71,15 @@ fn apply_factors(layer: &mut Layer) -> HashMap<V, V> {
             continue;
         }
         let contracted = contracted_operand(layer, value);
-        let is_window = matches!(layer.values[value].op, Op::Window { .. });
+        let is_window =
+            matches!(layer.values[value].op, Op::Window { .. }) || operand_of(layer, value).is_some();
         let mut op = layer.values[value].op;
         op.operands_mut(|operand| {
-            let raw = is_window || contracted == Some(*operand) || is_window_of(layer, *operand);
-            if is_operand(layer, *operand) && !raw && !normalized.contains_key(operand) {
-                let factor = factor_of(layer, &mut factors, *operand);
+            let source = operand_of(layer, *operand);
+            let raw =
+                is_window || contracted.is_some() && contracted == source || is_window_of(layer, *operand);
+            if let (Some(source), false, false) = (source, raw, normalized.contains_key(operand)) {
+                let factor = factor_of(layer, &mut factors, source);
                 let scaled = Builder::new(layer, Region::Forward).mul("skip", *operand, factor);
                 normalized.insert(*operand, scaled);
             }
@@ -92,7 +96,7 @@ fn apply_factors(layer: &mut Layer) -> HashMap<V, V> {
         }
     }
     for output in layer.outputs.clone() {
-        if is_operand(layer, output) {
+        if operand_of(layer, output) == Some(output) {
             factor_of(layer, &mut factors, output);
         }
     }
@@ -104,8 +108,10 @@ fn apply_factors(layer: &mut Layer) -> HashMap<V, V> {
     factors
 }
 
-fn is_operand(layer: &Layer, value: V) -> bool {
-    matches!(layer.values[value].op, Op::Operand(_))
+/// The operand of the layer that a value is, or consists of columns of.
+fn operand_of(layer: &Layer, value: V) -> Option<V> {
+    let source = layer.sliced(value).unwrap_or(value);
+    matches!(layer.values[source].op, Op::Operand(_)).then_some(source)
 }
 
 fn is_window_of(layer: &Layer, value: V) -> bool {
@@ -123,7 +129,7 @@ fn contracted_operand(layer: &Layer, value: V) -> Option<V> {
         Op::Window { value, .. } => value,
         _ => source,
     };
-    is_operand(layer, source).then_some(source)
+    operand_of(layer, source)
 }
 
 /// The factor that is handed over beside an operand.

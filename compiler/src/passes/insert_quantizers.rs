@@ -1,6 +1,7 @@
 //! Gives every contraction INT8 operands: whatever FP32 value is an operand of a contraction (directly, transposed or through
 //! a window), is pooled, or is handed to the next layer, is quantized where it is defined; later uses see the quantized value.
-//! Pools and the gradient of a maximum work on the integers.
+//! Pools and the gradient of a maximum work on the integers. What is put together from several values is quantized part by
+//! part, with one scale for all.
 //!
 //! Where a scale comes from:
 //!
@@ -95,6 +96,7 @@ fn contraction_operands(layer: &Layer, weights: &HashSet<Handle<Param>>, stride:
         while let Op::Transpose(inner) | Op::Window { value: inner, .. } = layer.values[source].op {
             source = inner;
         }
+        source = layer.sliced(source).unwrap_or(source);
         match layer.values[source].op {
             Op::Operand(_) => {}
             Op::Param(param) if weights.contains(&param) => {}
@@ -143,8 +145,8 @@ struct Quantizer<'a> {
     forms: HashMap<V, Form>,
     stream: &'a mut u32,
     later_publishers: usize,
-    /// Ranges to track: parameter and the value whose magnitude it follows.
-    tracks: Vec<(Handle<Param>, V)>,
+    /// Ranges to track: parameter and the values whose magnitude it follows.
+    tracks: Vec<(Handle<Param>, Vec<V>)>,
     /// Kinds of ranges that the layer has.
     ranges: Vec<&'static str>,
 }
@@ -197,6 +199,15 @@ impl Quantizer<'_> {
                 let (integer, factors) = self.scaled(name, value)?;
                 self.integers(region, &ir, integer, factors)
             }
+            Op::Slice { value, .. } if self.one_scale(value).is_some() => {
+                let (integer, factors) = self.scaled(name, value)?;
+                self.integers(region, &ir, integer, factors)
+            }
+            Op::Concat(a, b) if self.one_scale(a).is_some() && self.one_scale(a) == self.one_scale(b) => {
+                let ((a, factors), (b, _)) = (self.scaled(name, a)?, self.scaled(name, b)?);
+                let integer = self.builder(region).concat(name, a, b);
+                Form::Scaled { integer, factors, float: None }
+            }
             Op::MaxGrad { input, output, grad, window } => {
                 let grad = self.float(region, grad);
                 let ((input, _), (output, _)) = (self.scaled(name, input)?, self.scaled(name, output)?);
@@ -218,6 +229,18 @@ impl Quantizer<'_> {
 
     fn is_scaled(&self, value: V) -> bool {
         matches!(self.forms[&value], Form::Scaled { .. })
+    }
+
+    /// The factors of an 8-bit value that all of its columns have.
+    fn one_scale(&self, value: V) -> Option<&[V]> {
+        match &self.forms[&value] {
+            Form::Scaled { integer, factors, .. } => {
+                let same = |&factor: &V| self.new.ty(factor).columns() == Dim::Const(1);
+                let is_byte = self.new.ty(*integer).dtype == DType::I8;
+                (is_byte && factors.iter().all(same)).then_some(factors)
+            }
+            Form::Same(_) => None,
+        }
     }
 
     /// Whether a value is 8-bit already.
@@ -357,19 +380,37 @@ impl Quantizer<'_> {
 
     /// Quantizes a value where it has just been defined.
     fn quantize(&mut self, region: Region, value: V) {
-        let float = self.float(region, value);
-        let name = self.old.values[value].name.clone();
+        let parts: Vec<V> = self.old.parts(value).into_iter().map(|(part, _)| part).collect();
+        let floats: Vec<V> = parts.iter().map(|&part| self.float(region, part)).collect();
         let is_error = error_signal(self.old) == Some(value);
         let (scale, nearest) = match region {
             Region::Forward if self.old.role == LayerRole::Prepare => {
                 let range = self.options.preprocessing.range();
                 (self.builder(region).constant(range / QMAX), true)
             }
-            Region::Forward => (self.tracked_scale(region, "range", float), true),
-            Region::Head if !is_error => (self.tracked_scale(region, "head_range", float), true),
+            Region::Forward => (self.tracked_scale(region, "range", &floats), true),
+            Region::Head if !is_error => (self.tracked_scale(region, "head_range", &floats), true),
             Region::Head | Region::LookAhead => (self.error_scale(region), false),
-            Region::Update => (self.tracked_scale(region, "gradient_range", float), false),
+            Region::Update => (self.tracked_scale(region, "gradient_range", &floats), false),
         };
+        let mut whole = None;
+        for (part, float) in parts.into_iter().zip(floats) {
+            let name = format!("{}.q", self.old.values[part].name);
+            let integer = self.quantize_by(region, &name, float, (scale, nearest));
+            let form = Form::Scaled { integer, factors: vec![scale], float: None };
+            if matches!(self.forms[&part], Form::Same(_)) {
+                self.forms.insert(part, form);
+            }
+            whole = Some(match whole {
+                None => integer,
+                Some(before) => self.builder(region).concat(&name, before, integer),
+            });
+        }
+        let integer = whole.expect("there is a part of everything");
+        self.forms.insert(value, Form::Scaled { integer, factors: vec![scale], float: None });
+    }
+
+    fn quantize_by(&mut self, region: Region, name: &str, float: V, (scale, nearest): (V, bool)) -> V {
         let rounding = if nearest {
             Rounding::Nearest
         } else {
@@ -378,13 +419,11 @@ impl Quantizer<'_> {
         };
         let mut builder = self.builder(region);
         let ty = builder.ty(float).with_dtype(DType::I8);
-        let op = Op::Quantize { value: float, scale, rounding };
-        let integer = builder.push(&format!("{name}.q"), op, ty);
-        self.forms.insert(value, Form::Scaled { integer, factors: vec![scale], float: None });
+        builder.push(name, Op::Quantize { value: float, scale, rounding }, ty)
     }
 
     /// The scale that follows from a new range parameter, which is tracked where the module trains.
-    fn tracked_scale(&mut self, region: Region, suffix: &'static str, observed: V) -> V {
+    fn tracked_scale(&mut self, region: Region, suffix: &'static str, observed: &[V]) -> V {
         let taken = self.ranges.iter().filter(|range| **range == suffix).count();
         self.ranges.push(suffix);
         let number = if taken == 0 { String::new() } else { (taken + 1).to_string() };
@@ -398,7 +437,7 @@ impl Quantizer<'_> {
             })
         });
         if !self.old.update.is_empty() {
-            self.tracks.push((param, observed));
+            self.tracks.push((param, observed.to_vec()));
         }
         // What training clips for its own sake, prediction represents: 0.3 points with `ff-int8`, whose goodness is made of
         // the largest activations.
@@ -436,9 +475,18 @@ impl Quantizer<'_> {
     fn track_ranges(&mut self) {
         for (param, observed) in std::mem::take(&mut self.tracks) {
             let name = self.module.params[param].name.rsplit('.').next().unwrap_or("range").to_string();
+            let seen = format!("{name}.seen");
             let mut builder = self.builder(Region::Update);
-            let largest =
-                builder.reduce_all(&format!("{name}.seen"), ReduceOp::AbsMax, ReduceOp::Max, observed);
+            let mut rows = None;
+            for value in observed {
+                let largest = builder.reduce(&format!("{seen}.rows"), ReduceOp::AbsMax, value);
+                rows = Some(match rows {
+                    None => largest,
+                    Some(rows) => builder.binary(&format!("{seen}.rows"), BinaryOp::Max, rows, largest),
+                });
+            }
+            let rows = rows.expect("something was observed");
+            let largest = builder.reduce_rows(&seen, ReduceOp::Max, rows);
             let op = Op::Track { param, observed: largest, decay: RANGE_DECAY };
             builder.push(&format!("{name}.track"), op, Type::scalar());
         }

@@ -19,6 +19,7 @@ use crate::proto::ModelProto;
 
 mod chain;
 mod graph;
+mod groups;
 mod network;
 mod write;
 

@@ -22,6 +22,7 @@ use crate::restore;
 use crate::view::{Axis, Extent, Layout, RANK, View};
 
 pub(crate) mod activation;
+pub(crate) mod columns;
 pub(crate) mod convolution;
 pub(crate) mod dense;
 pub(crate) mod elementwise;
@@ -163,6 +164,7 @@ impl<'m> Importer<'m> {
         let (output, scores) = self.scores().map_err(OnnxError::NotANetwork)?;
         let built = self.builder.finish(scores.value, &self.model.name).map_err(OnnxError::NotANetwork)?;
         let mut interface = interface(self.model, output, built.module.classes)?;
+        interface.output_dims.extend((2..scores.view.rank()).map(|_| Size::Fixed(1)));
         interface.softmax = scores.softmax;
         interface.normalization = built.normalization;
         interface.batch_normalized = built.batch_normalized;
@@ -229,7 +231,7 @@ impl<'m> Importer<'m> {
         if data.normalized.is_some() {
             return Err("a normalisation follows the last dense layer".to_string());
         }
-        data.view.features().map_err(|Reason(reason)| reason)?;
+        data.view.classes().map_err(|Reason(reason)| reason)?;
         if !data.view.is_plain() {
             return Err("the scores come from several positions of an image".to_string());
         }

@@ -41,6 +41,8 @@ const OPERATIONS: usize = 16 * LAYERS;
 pub(crate) const LARGEST: usize = 1 << 24;
 /// A small file can share one constant between many layers, each of which gets a copy.
 const COPIED: usize = 1 << 30;
+/// More pieces of an activation than are worth putting together.
+const RUNS: usize = 64;
 /// What must come of it all.
 const TASK: &str = "the task is classification with one score per class";
 
@@ -81,6 +83,9 @@ pub(crate) struct Builder {
     /// Epsilons of normalisations that are not in front of a contraction.
     joined: Vec<f32>,
     heads: Vec<(Handle<Param>, Vec<f32>)>,
+    /// Slices by what they are of, first column and number of columns; what is put together from them by its parts.
+    slices: HashMap<(Handle<Value>, usize, usize), Handle<Value>>,
+    pairs: HashMap<(Handle<Value>, Handle<Value>), Handle<Value>>,
     /// Images that samples were made into.
     images: HashMap<(Handle<Value>, usize, bool), Handle<Value>>,
     input: Handle<Value>,
@@ -111,6 +116,8 @@ impl Builder {
             contractions: Vec::new(),
             joined: Vec::new(),
             heads: Vec::new(),
+            slices: HashMap::new(),
+            pairs: HashMap::new(),
             images: HashMap::new(),
             input: value,
             input_name: names::clean(input, "x").unwrap_or_else(|| "input".to_string()),
@@ -124,9 +131,14 @@ impl Builder {
         self.input
     }
 
-    /// Whether a value is the samples, perhaps as an image.
+    /// What a value consists of some columns of and nothing else.
+    pub(crate) fn sliced(&self, value: Handle<Value>) -> Option<Handle<Value>> {
+        self.layer.sliced(value)
+    }
+
+    /// Whether a value is the samples, perhaps as an image, or some channels of them.
     pub(crate) fn is_input(&self, value: Handle<Value>) -> bool {
-        match self.op(value) {
+        match self.op(self.sliced(value).unwrap_or(value)) {
             Op::Operand(_) => true,
             Op::Pixels { value, .. } | Op::Reshape(value) => value == self.input,
             _ => false,
@@ -294,6 +306,59 @@ impl Builder {
         self.push(Op::Depthwise { value, weight, window: Window::identity(size) })
     }
 
+    /// These columns of a value, in ascending order; the value itself where they are all.
+    pub(crate) fn select(
+        &mut self,
+        value: Handle<Value>,
+        columns: &[usize],
+    ) -> Result<Handle<Value>, Reason> {
+        let mut whole = None;
+        let mut runs = columns.chunk_by(|before, next| before + 1 == *next).peekable();
+        if runs.peek().is_some_and(|run| run.len() == self.columns(value)) {
+            return Ok(value);
+        }
+        for (number, run) in runs.enumerate() {
+            if number == RUNS {
+                return Err(format!("channels from more than {RUNS} places").into());
+            }
+            let part = self.slice(value, run[0], run.len())?;
+            whole = Some(match whole {
+                None => part,
+                Some(whole) => self.concat(whole, part)?,
+            });
+        }
+        whole.ok_or_else(|| Reason::from("no channels"))
+    }
+
+    fn slice(&mut self, value: Handle<Value>, from: usize, columns: usize) -> Result<Handle<Value>, Reason> {
+        let key = (value, from, columns);
+        if let Some(&slice) = self.slices.get(&key) {
+            return Ok(slice);
+        }
+        let slice = self.push(Op::Slice { value, from, columns })?;
+        self.slices.insert(key, slice);
+        Ok(slice)
+    }
+
+    /// Columns side by side; what was one piece becomes one again.
+    pub(crate) fn concat(&mut self, a: Handle<Value>, b: Handle<Value>) -> Result<Handle<Value>, Reason> {
+        if let (Op::Slice { value, from, columns }, Op::Slice { value: other, from: behind, columns: more }) =
+            (self.op(a), self.op(b))
+            && value == other
+            && behind == from + columns
+        {
+            let all: Vec<usize> = (from..behind + more).collect();
+            return self.select(value, &all);
+        }
+        let is_view = self.sliced(a).is_some() && self.sliced(a) == self.sliced(b);
+        if let Some(&whole) = self.pairs.get(&(a, b)).filter(|_| is_view) {
+            return Ok(whole);
+        }
+        let whole = self.push(Op::Concat(a, b))?;
+        self.pairs.insert((a, b), whole);
+        Ok(whole)
+    }
+
     /// Adds a number to each column.
     pub(crate) fn bias(
         &mut self,
@@ -364,6 +429,9 @@ impl Builder {
         }
         if let Op::Activate(last, _) = self.op(output) {
             return Err(format!("the network ends in the activation `{}`; {TASK}", last.name()));
+        }
+        if self.sliced(output).is_some() {
+            return Err("the network gives only a part of what its last layer gives".to_string());
         }
         let classes = self.columns(output);
         if classes < 2 {

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use crate::graph::Node;
 use crate::import::{
-    Importer, Reason, activation, convolution, dense, elementwise, noise, pool, rms, shape, tail,
+    Importer, Reason, activation, columns, convolution, dense, elementwise, noise, pool, rms, shape, tail,
 };
 
 /// A row of the table.
@@ -105,6 +105,9 @@ static OPERATORS: &[Operator] = &[
     row("Slice", 10..=NEWEST, &[], shape::slice_inputs),
     row("Softmax", 1..=12, &["axis"], tail::softmax_flat),
     row("Softmax", 13..=NEWEST, &["axis"], tail::softmax),
+    row("Split", 2..=12, &["axis", "split"], columns::split_attributes),
+    row("Split", 13..=17, &["axis"], columns::split_inputs),
+    row("Split", 18..=NEWEST, &["axis", "num_outputs"], columns::split_inputs),
     row("Sqrt", 6..=NEWEST, &[], rms::sqrt),
     row("Squeeze", 1..=12, &["axes"], shape::squeeze_attributes),
     row("Squeeze", 13..=NEWEST, &[], shape::squeeze_inputs),

@@ -2,7 +2,8 @@
 //!
 //! The importer translates operators one by one. Here, first, what together is an activation function becomes one
 //! (`x * sigmoid(x)` is SiLU); then factors and biases of channels, a normalisation's for instance, go into the
-//! contraction before them, and padding into the window behind it. Each rule looks at one operation and what it is made
+//! contraction before them, padding into the window behind it, and what is done to channels side by side to each of their
+//! parts. Each rule looks at one operation and what it is made
 //! from, so one walk in order does, and what nobody uses any longer is left out.
 
 use ffc_ir::Handle;
@@ -27,7 +28,37 @@ pub(crate) fn simplify(
     sweep(layer, output);
     let output = Folding::new(layer, params, output).run(output);
     sweep(layer, output);
+    place_slices(layer);
     output
+}
+
+/// Puts what consists of slices right before the first that looks at it, wherever the file took them.
+fn place_slices(layer: &mut Layer) {
+    let mut forward: Vec<Handle<Value>> = Vec::new();
+    let mut placed = vec![false; layer.values.len()];
+    for value in std::mem::take(&mut layer.forward) {
+        if layer.sliced(value).is_some() {
+            continue;
+        }
+        // Operands before what looks at them: last in, first out.
+        let mut rest = vec![value];
+        while let Some(&value) = rest.last() {
+            let before = rest.len();
+            layer.values[value].op.operands(|operand| {
+                if layer.sliced(operand).is_some() && !placed[operand.index()] {
+                    rest.push(operand);
+                }
+            });
+            rest[before..].reverse();
+            if rest.len() == before {
+                rest.pop();
+                if !std::mem::replace(&mut placed[value.index()], true) {
+                    forward.push(value);
+                }
+            }
+        }
+    }
+    layer.forward = forward;
 }
 
 /// Columns of a value.
@@ -202,6 +233,9 @@ impl<'a> Folding<'a> {
 
     /// The value that has taken this one in, if one has.
     fn folded(&mut self, value: Handle<Value>) -> Option<Handle<Value>> {
+        if let Some(whole) = self.distributed(value) {
+            return Some(self.in_parts(value, whole, 0));
+        }
         match self.op(value) {
             Op::Binary(op @ (BinaryOp::Add | BinaryOp::Mul), before, by) => {
                 let (weight, bias) = self.own(before)?;
@@ -237,6 +271,117 @@ impl<'a> Folding<'a> {
         }
     }
 
+    /// The concatenation to whose parts an operation goes: a function of each number always, one of each channel where
+    /// the parts are contractions that can take it in.
+    fn distributed(&self, value: Handle<Value>) -> Option<Handle<Value>> {
+        let (whole, takes_in) = match self.op(value) {
+            Op::Activate(_, whole) => (whole, false),
+            Op::Binary(BinaryOp::Add | BinaryOp::Mul, whole, by) => match self.op(by) {
+                Op::Constant(_) | Op::Param(_) => (whole, true),
+                _ => return None,
+            },
+            Op::Depthwise { value: whole, window, .. } if window.is_identity() => (whole, true),
+            _ => return None,
+        };
+        let goes = self.parted(whole) && self.layer.sliced(whole).is_none();
+        let takes = |(part, _)| self.own(part).is_some();
+        (goes && (!takes_in || self.own_parts(whole).into_iter().all(takes))).then_some(whole)
+    }
+
+    /// Whether a value is put together for one user alone.
+    fn parted(&self, value: Handle<Value>) -> bool {
+        matches!(self.op(value), Op::Concat(..)) && self.uses[value.index()] == 1
+    }
+
+    /// What a value is put together from for this alone, each part with its first column.
+    fn own_parts(&self, whole: Handle<Value>) -> Vec<(Handle<Value>, usize)> {
+        let (mut parts, mut from) = (Vec::new(), 0);
+        let mut rest = vec![whole];
+        while let Some(value) = rest.pop() {
+            match self.op(value) {
+                Op::Concat(first, second) if self.parted(value) => rest.extend([second, first]),
+                _ => {
+                    parts.push((value, from));
+                    from += columns(self.layer, value);
+                }
+            }
+        }
+        parts
+    }
+
+    /// The parts of `whole`, each with the operation of `value` done to it, side by side.
+    fn in_parts(&mut self, value: Handle<Value>, whole: Handle<Value>, from: usize) -> Handle<Value> {
+        let op = self.op(value);
+        let mut result = None;
+        for (part, at) in self.own_parts(whole) {
+            let end = self.forward.len();
+            let done = self.on_part(op, part, from + at);
+            // Right behind the part, as if the file had it there.
+            let place = self.forward.iter().position(|&value| value == part).map_or(end, |place| place + 1);
+            let added = self.forward.len() - end;
+            self.forward[place..].rotate_right(added);
+            let op = |whole| Op::Concat(whole, done);
+            result = Some(match result {
+                None => done,
+                Some(whole) => {
+                    let [rows, _] = self.layer.ty(part).shape;
+                    let columns = columns(self.layer, whole) + columns(self.layer, done);
+                    self.add_value(op(whole), Type::new(DType::F32, rows, Dim::Const(columns)))
+                }
+            });
+        }
+        result.expect("what is put together has parts")
+    }
+
+    /// An operation on one part, which may take it in.
+    fn on_part(&mut self, mut op: Op, part: Handle<Value>, from: usize) -> Handle<Value> {
+        let ty = self.layer.ty(part);
+        match &mut op {
+            Op::Activate(_, value) => *value = part,
+            Op::Binary(_, value, by) => (*value, *by) = (part, self.part_of(*by, part, from)),
+            Op::Depthwise { value, weight, .. } => {
+                (*value, *weight) = (part, self.part_of(*weight, part, from));
+            }
+            _ => unreachable!("only these go to the parts"),
+        }
+        let done = self.layer.values.push(Value { name: String::new(), op, ty });
+        self.uses.push(1);
+        self.now.push(done);
+        match self.folded(done) {
+            Some(before) => {
+                self.uses[before.index()] = 1;
+                before
+            }
+            None => {
+                self.forward.push(done);
+                done
+            }
+        }
+    }
+
+    /// The numbers of a parameter for the channels of a part; any other value as it is.
+    fn part_of(&mut self, param: Handle<Value>, part: Handle<Value>, from: usize) -> Handle<Value> {
+        let Op::Param(whole) = self.op(param) else { return param };
+        let count = columns(self.layer, part);
+        let Parameter { layer, shape, role, values, normalized } = &self.params[whole.index()];
+        let shape = if shape[0] == 1 { [1, count] } else { [count, shape[1]] };
+        let values = values[from..from + count].to_vec();
+        let parameter =
+            Parameter { layer: layer.clone(), shape, role: *role, values, normalized: *normalized };
+        let number = Handle::new(self.params.len());
+        self.params.push(parameter);
+        let [rows, columns] = shape.map(Dim::Const);
+        self.add_value(Op::Param(number), Type::new(DType::F32, rows, columns))
+    }
+
+    fn add_value(&mut self, op: Op, ty: Type) -> Handle<Value> {
+        let value = self.layer.values.push(Value { name: String::new(), op, ty });
+        self.uses.push(1);
+        self.now.push(value);
+        self.forward.push(value);
+        value
+    }
+
     /// Weight and bias of the contraction that gives a value, where nobody else sees what it gives.
     fn own(&self, value: Handle<Value>) -> Option<(Handle<Param>, Option<Handle<Param>>)> {
         let unseen = |value: Handle<Value>| self.uses[value.index()] == 1;
@@ -270,10 +415,7 @@ impl<'a> Folding<'a> {
         let param = Handle::new(self.params.len());
         self.params.push(Parameter { layer: None, shape, role: ParamRole::Bias, values, normalized: false });
         let ty = Type::new(DType::F32, Dim::Const(1), Dim::Const(columns));
-        let bias = self.layer.values.push(Value { name: String::new(), op: Op::Param(param), ty });
-        self.uses.push(1);
-        self.now.push(bias);
-        self.forward.push(bias);
+        let bias = self.add_value(Op::Param(param), ty);
         self.layer.values[value].op = Op::Binary(BinaryOp::Add, sum, bias);
         None
     }

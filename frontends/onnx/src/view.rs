@@ -4,7 +4,11 @@
 //! each position of each sample and a column for each channel. A [`View`] holds both: the axes as they are *stored*,
 //! outermost first, and for each dimension of the tensor the axes that it consists of. Transposing permutes dimensions,
 //! reshaping regroups axes (and may split one), so neither moves a number; and whoever needs the numbers in another
-//! order, a dense layer behind a `Flatten` for instance, reads from the view which of its columns goes where.
+//! order, a dense layer behind a `Flatten` for instance, reads from the view which of its columns goes where. So does a
+//! convolution behind a channel shuffle; where axes do not say it, because parts of a shuffled image were put together,
+//! the view knows the column of each channel.
+
+use std::rc::Rc;
 
 use crate::fold::{Int, places};
 use crate::import::Reason;
@@ -54,6 +58,17 @@ pub(crate) struct View {
     /// How many of them are positions; the rest are channels.
     positions: usize,
     dims: Vec<Part>,
+    /// The column of each channel, counted as the axes have them, where that is another.
+    order: Order,
+}
+
+/// For each channel its column; none where these are the same.
+pub(crate) type Order = Option<Rc<[usize]>>;
+
+/// An order from a list of columns.
+pub(crate) fn order(columns: Vec<usize>) -> Order {
+    let same = columns.iter().enumerate().all(|(channel, &column)| channel == column);
+    (!same).then(|| columns.into())
 }
 
 /// What makes an image of a stored matrix.
@@ -68,10 +83,19 @@ pub(crate) enum Layout {
 }
 
 /// Height, width and channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) size: [usize; 2],
     pub(crate) channels: usize,
+    /// The channels' columns.
+    pub(crate) order: Order,
+}
+
+impl Extent {
+    /// The column of a channel.
+    pub(crate) fn column(&self, channel: usize) -> usize {
+        self.order.as_ref().map_or(channel, |order| order[channel])
+    }
 }
 
 impl View {
@@ -87,7 +111,12 @@ impl View {
             }
         });
         let dims = parts.collect();
-        Self { stored, positions: 0, dims }
+        Self { stored, positions: 0, dims, order: None }
+    }
+
+    /// The same, its features at these columns.
+    pub(crate) fn ordered(self, order: Order) -> Self {
+        Self { order, ..self }
     }
 
     /// `[batch, columns]`.
@@ -109,7 +138,7 @@ impl View {
             dims.remove(2);
         }
         let positions = stored.len() - usize::from(extent.channels != 1);
-        Self { stored, positions, dims }
+        Self { stored, positions, dims, order: extent.order }
     }
 
     pub(crate) fn rank(&self) -> usize {
@@ -148,6 +177,13 @@ impl View {
         }
     }
 
+    /// Classes, where the shape is `[batch, classes]`, perhaps with dimensions of size 1 behind.
+    pub(crate) fn classes(&self) -> Result<usize, Reason> {
+        let ones: Vec<usize> =
+            (2..self.rank()).filter(|&at| self.axis(&self.dims[at]) == Axis::Fixed(1)).collect();
+        self.without(&ones).features()
+    }
+
     /// Whether the second dimension is that many channels.
     pub(crate) fn is_channels(&self, channels: usize) -> bool {
         match self.dims.as_slice() {
@@ -171,7 +207,8 @@ impl View {
 
     /// Whether a sample is one row, its numbers in the tensor's order.
     pub(crate) fn is_plain(&self) -> bool {
-        self.positions == 0 && self.in_order(&self.dims.iter().collect::<Vec<_>>(), 0, self.stored.len())
+        let in_order = self.in_order(&self.dims.iter().collect::<Vec<_>>(), 0, self.stored.len());
+        self.positions == 0 && self.order.is_none() && in_order
     }
 
     /// The image that `[batch, channels, height, width]` is, and what makes it of what is stored.
@@ -189,22 +226,50 @@ impl View {
             [width] => [1, self.size(width)],
             places => [self.size(&places[0]), self.size(&places[1])],
         };
-        let extent = Extent { size: [height, width], channels: self.size(channels) };
         let all = self.stored.len();
+        let order = self.channel_order(channels);
+        let extent = Extent { size: [height, width], channels: self.size(channels), order };
         let places: Vec<&Part> = places.iter().collect();
         let channels_first: Vec<&Part> = [channels].into_iter().chain(places.iter().copied()).collect();
         let channels_last: Vec<&Part> = places.iter().copied().chain([channels]).collect();
-        let stored =
-            self.in_order(&places, 0, self.positions) && self.in_order(&[channels], self.positions, all);
+        let mut axes = channels.axes().to_vec();
+        axes.sort_unstable();
+        let stored = self.in_order(&places, 0, self.positions) && axes.into_iter().eq(self.positions..all);
         if stored {
             Ok((Layout::Image, extent))
+        } else if self.order.is_some() {
+            Err(format!("the activation of shape {} has its channels shuffled", Dims(&self.dims())).into())
         } else if self.positions == 0 && self.in_order(&channels_first, 0, all) {
-            Ok((Layout::ChannelsFirst, extent))
+            Ok((Layout::ChannelsFirst, Extent { order: None, ..extent }))
         } else if self.positions == 0 && self.in_order(&channels_last, 0, all) {
-            Ok((Layout::ChannelsLast, extent))
+            Ok((Layout::ChannelsLast, Extent { order: None, ..extent }))
         } else {
             Err(format!("the activation of shape {} has its channels elsewhere", Dims(&self.dims())).into())
         }
+    }
+
+    /// The columns of the channels that a dimension has.
+    fn channel_order(&self, channels: &Part) -> Order {
+        let axes = channels.axes();
+        let mut columns = vec![0];
+        for &axis in axes {
+            let inner: usize = self.stored[axis + 1..].iter().product();
+            let steps = 0..self.stored[axis];
+            columns =
+                columns.iter().flat_map(|&start| steps.clone().map(move |at| start + at * inner)).collect();
+        }
+        let columns = columns.into_iter();
+        order(match &self.order {
+            Some(order) => columns.map(|column| order.get(column).copied().unwrap_or(column)).collect(),
+            None => columns.collect(),
+        })
+    }
+
+    /// The columns of the features of `[batch, features]`.
+    pub(crate) fn feature_order(&self) -> Order {
+        let mut columns = vec![0; self.stored.iter().product()];
+        self.feature_places().into_iter().enumerate().for_each(|(column, feature)| columns[feature] = column);
+        order(columns)
     }
 
     fn no_image(&self) -> Reason {
@@ -274,7 +339,17 @@ impl View {
                 "the constant differs from position to position; it may differ from channel to channel",
             ));
         }
-        Ok(places(&self.stored[self.positions..], &strides[self.positions..]))
+        Ok(self.by_column(places(&self.stored[self.positions..], &strides[self.positions..])))
+    }
+
+    /// What there is for each channel, as the axes have them, column by column; for one position after the other.
+    fn by_column(&self, of_channels: Vec<usize>) -> Vec<usize> {
+        let Some(order) = &self.order else { return of_channels };
+        let mut of_columns = of_channels.clone();
+        for (to, from) in of_columns.chunks_mut(order.len()).zip(of_channels.chunks(order.len())) {
+            order.iter().zip(from).for_each(|(&column, &place)| to[column] = place);
+        }
+        of_columns
     }
 
     /// For each stored number of a sample, its place in the tensor's order.
@@ -285,7 +360,7 @@ impl View {
             self.set_strides(part, stride, &mut strides);
             stride *= self.size(part);
         }
-        places(&self.stored, &strides)
+        self.by_column(places(&self.stored, &strides))
     }
 
     fn set_strides(&self, part: &Part, inner: usize, strides: &mut [usize]) {
@@ -365,7 +440,7 @@ impl Pieces {
         }
         let stored = order.iter().map(|&piece| self.taken[piece].1).collect();
         let positions = self.taken.iter().filter(|(axis, _)| *axis < view.positions).count();
-        Some(View { stored, positions, dims: parts })
+        Some(View { stored, positions, dims: parts, order: view.order.clone() })
     }
 }
 
@@ -378,7 +453,7 @@ mod tests {
     }
 
     fn image(size: [usize; 2], channels: usize) -> View {
-        View::image(Extent { size, channels }, 4)
+        View::image(Extent { size, channels, order: None }, 4)
     }
 
     #[test]
@@ -412,17 +487,34 @@ mod tests {
 
     #[test]
     fn images_are_found_in_every_layout() {
-        let extent = Extent { size: [4, 6], channels: 3 };
-        assert_eq!(image([4, 6], 3).as_image().unwrap(), (Layout::Image, extent));
-        assert_eq!(View::flat(&fixed(&[3, 4, 6])).as_image().unwrap(), (Layout::ChannelsFirst, extent));
+        let extent = Extent { size: [4, 6], channels: 3, order: None };
+        assert_eq!(image([4, 6], 3).as_image().unwrap(), (Layout::Image, extent.clone()));
+        let first = View::flat(&fixed(&[3, 4, 6]));
+        assert_eq!(first.as_image().unwrap(), (Layout::ChannelsFirst, extent.clone()));
         let last = View::flat(&fixed(&[4, 6, 3])).permuted(&[0, 3, 1, 2]);
         assert_eq!(last.as_image().unwrap(), (Layout::ChannelsLast, extent));
         let signal = View::flat(&fixed(&[3, 6])).as_image().unwrap();
-        assert_eq!(signal, (Layout::ChannelsFirst, Extent { size: [1, 6], channels: 3 }));
+        assert_eq!(signal, (Layout::ChannelsFirst, Extent { size: [1, 6], channels: 3, order: None }));
         assert_eq!(
             View::matrix(5).reshaped(&fixed(&[5, 1, 1])).unwrap().as_image().unwrap().0,
             Layout::Image
         );
+    }
+
+    #[test]
+    fn a_shuffle_is_an_order_of_columns() {
+        let apart = image([2, 2], 6).reshaped(&fixed(&[2, 3, 2, 2])).unwrap();
+        let shuffled = apart.permuted(&[0, 2, 1, 3, 4]).reshaped(&fixed(&[6, 2, 2])).unwrap();
+        let (layout, extent) = shuffled.as_image().unwrap();
+        assert_eq!(layout, Layout::Image);
+        assert_eq!(extent.order.as_deref(), Some(&[0, 3, 1, 4, 2, 5][..]));
+        // The column of channel 1 is 3: there the constant's second number is.
+        assert_eq!(shuffled.channel_places(&[6, 1, 1]).unwrap(), [0, 2, 4, 1, 3, 5]);
+        // Where axes do not say it any longer, the order does.
+        let again = View::image(extent, 4);
+        assert_eq!(again.channel_places(&[6, 1, 1]).unwrap(), [0, 2, 4, 1, 3, 5]);
+        let back = again.reshaped(&fixed(&[3, 2, 2, 2])).unwrap().permuted(&[0, 2, 1, 3, 4]);
+        assert_eq!(back.reshaped(&fixed(&[6, 2, 2])).unwrap().as_image().unwrap().1.order, None);
     }
 
     #[test]

@@ -265,15 +265,15 @@ fn after_convolution(op: &str, more: &[&str], attributes: &str) -> String {
 #[test]
 fn unsupported_convolutions_and_pools_are_named() {
     let groups = net(19)
-        .input("x", &["N", "6", "7", "10"])
-        .weight("w", &[4, 3, 3, 3])
-        .node("Conv", &["x", "w"], "y", common::attributes("group=2"))
+        .input("x", &["N", "260", "7", "10"])
+        .weight("w", &[130, 2, 3, 3])
+        .node("Conv", &["x", "w"], "y", common::attributes("group=130"))
         .scopes("['', 'features', 'features.0', 'conv2d']")
         .output("y");
     assert_eq!(
         groups.error(),
         "the model needs what is not supported:\n  \
-         1 x `Conv` (ai.onnx 19): 2 groups of 3 channels to 2; one group is supported, and one channel to one; at \
+         1 x `Conv` (ai.onnx 19): 130 groups of 2 channels, more than 64, each of which is a contraction; at \
          `y (features.0)`"
     );
     for (op, more, attributes, reason) in [
@@ -306,8 +306,11 @@ fn unsupported_convolutions_and_pools_are_named() {
         ("PRelu", &["slopes"], "", "a slope for each channel; one for all is supported"),
         ("Pad", &["pads"], "", "padding of the batch or of channels"),
         ("Pad", &["pads"], "mode:reflect", "padding with anything but zeros"),
-        ("Concat", &["c"], "", "input 0 is not a constant"),
-        ("Split", &["split"], "", "the operator is not supported"),
+        ("Concat", &["c"], "axis=-2", "axis 2 of [batch, 4, 5, 8], which is not the channels"),
+        ("Concat", &["slopes"], "axis=1", "input 1 is not an activation"),
+        ("Split", &["split"], "", "axis 0 of [batch, 4, 5, 8], which is not the channels"),
+        ("Split", &["split"], "axis=1", "4 channels split into [2, 2] for 1 outputs"),
+        ("Slice", &["split", "split"], "", "only a plain range of channels is supported"),
         ("LRN", &[], "", "the operator is not supported"),
         ("Erf", &[], "", "an error function outside of a GELU"),
         ("Div", &["c"], "", "a division by an activation"),

@@ -4,6 +4,8 @@
 //! this network and these samples; onnxruntime may be a few times as far off.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[path = "inference/columns.rs"]
+mod columns;
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -631,7 +633,8 @@ fn activations() -> Vec<Form> {
 }
 
 fn forms() -> Vec<Form> {
-    [convolutions(), pools(), normalizations(), branches(), layouts(), activations()].concat()
+    [convolutions(), pools(), normalizations(), branches(), layouts(), activations(), columns::forms()]
+        .concat()
 }
 
 /// Written as a file again, with and without normalisation: the file computes what the network does, and is read as it.

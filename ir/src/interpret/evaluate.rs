@@ -131,6 +131,11 @@ impl Machine<'_> {
         };
         match value.op {
             Op::Dot { lhs, rhs } => dot(of(lhs), of(rhs)),
+            Op::Slice { value: x, from, .. } => fill(&mut |i, j| of(x).at(i, from + j)),
+            Op::Concat(a, b) => fill(&mut |i, j| match j.checked_sub(of(a).columns) {
+                None => of(a).at(i, j),
+                Some(j) => of(b).at(i, j),
+            }),
             Op::Transpose(x) => fill(&mut |i, j| of(x).number(j * of(x).columns + i)),
             Op::Unary(op, x) => fill(&mut |i, j| elementwise::unary(m, op, of(x).at(i, j))),
             Op::Binary(op, a, b) => fill(&mut |i, j| elementwise::binary(m, op, at(a, i, j), at(b, i, j))),

@@ -165,6 +165,7 @@ fn element(name: &str, at: At) -> String {
         At::Element => format!("{name}[i, j]"),
         At::Transposed => format!("{name}[j, i]"),
         At::Sample(n) => format!("{name}[i/{n}, j]"),
+        At::Columns(n) => format!("{name}[i, {n} + j]"),
         At::Window { window, tap, outside } => {
             let outside = match outside {
                 Outside::Zero => "0",

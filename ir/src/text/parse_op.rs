@@ -63,6 +63,11 @@ impl Parser<'_, '_> {
             }
             "pixels" => Op::Pixels { value: self.value()?, channels: self.next_whole("channels")? },
             "reshape" => Op::Reshape(self.value()?),
+            "slice" => {
+                let (value, from) = (self.value()?, self.next_whole("from")?);
+                Op::Slice { value, from, columns: self.next_whole("columns")? }
+            }
+            "concat" => Op::Concat(self.value()?, self.next_value()?),
             "transpose" => Op::Transpose(self.value()?),
             "activate" => Op::Activate(self.activation()?, self.next_value()?),
             "activate_grad" => {

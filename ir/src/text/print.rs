@@ -133,6 +133,9 @@ impl Names<'_> {
             | Op::Depthwise { window, .. }
             | Op::DepthwiseGrad { window, .. } => (vec![], geometry(&window)),
             Op::Pixels { channels, .. } => (vec![], vec![format!("channels({channels})")]),
+            Op::Slice { from, columns, .. } => {
+                (vec![], vec![format!("from({from})"), format!("columns({columns})")])
+            }
             Op::OneHot { classes, .. } => (vec![], vec![format!("classes({classes})")]),
             Op::Overlay { classes, on, off, .. } => {
                 let values = [format!("on({})", number(on)), format!("off({})", number(off))];

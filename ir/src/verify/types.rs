@@ -85,6 +85,15 @@ impl Typing<'_> {
                     _ => Err(format!("{ty} is no sample of {channels} channels")),
                 }
             }
+            Op::Slice { value, from, columns } => {
+                let ty = self.of(value)?;
+                let end = from.checked_add(columns).filter(|_| columns > 0);
+                let inside = |all: usize| end.is_some_and(|end| end <= all && columns < all);
+                let fits = matches!(ty.columns(), Dim::Const(all) if inside(all));
+                self.require(fits, ty, &format!("wide enough for {columns} of its columns from {from} on"))?;
+                Ok(Type::new(ty.dtype, ty.rows(), Dim::Const(columns)))
+            }
+            Op::Concat(a, b) => self.concat(a, b),
             Op::Transpose(value) => Ok(self.of(value)?.transposed()),
             Op::Unary(_, value) | Op::Activate(_, value) | Op::Publish(value) => self.float(value),
             Op::Binary(_, a, b) => {
@@ -175,6 +184,19 @@ impl Typing<'_> {
             return self.refuse(lhs, rhs, "of one depth");
         }
         Ok(Type::new(dtype, lhs.rows(), rhs.rows()))
+    }
+
+    fn concat(&self, a: Handle<Value>, b: Handle<Value>) -> Typed {
+        let (a, b) = (self.of(a)?, self.of(b)?);
+        match (a.shape, b.shape) {
+            ([rows, Dim::Const(first)], [other, Dim::Const(second)])
+                if rows == other && a.dtype == b.dtype && matches!(a.dtype, DType::I8 | DType::F32) =>
+            {
+                let columns = first.checked_add(second).ok_or("too many columns to count")?;
+                Ok(Type::new(a.dtype, rows, Dim::Const(columns)))
+            }
+            _ => self.refuse(a, b, "both i8 or both f32, with as many rows"),
+        }
     }
 
     /// The type of sums of products.

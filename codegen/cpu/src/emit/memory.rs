@@ -105,6 +105,10 @@ impl Emitter<'_> {
         let start = match at {
             At::Element => self.row_address(base, point.row(), 1, row),
             At::Sample(per) => self.row_address(base, point.row(), per, row),
+            At::Columns(from) => {
+                let start = self.row_address(base, point.row(), 1, row);
+                self.ahead(start, from * buffer.dtype.bytes())
+            }
             At::Row => self.row_address(base, point.row(), 1, element),
             At::Transposed => self.row_address(base, point.row(), 1, buffer.dtype.bytes()),
             At::RowSample(per) => self.row_address(base, point.row(), per, element),

@@ -50,6 +50,7 @@ pub(super) fn levels(kernel: &Kernel) -> Vec<Level> {
                 At::Element
                 | At::Transposed
                 | At::Sample(_)
+                | At::Columns(_)
                 | At::Flat(_)
                 | At::Window { .. }
                 | At::Planar { .. } => Level::Element,

@@ -40,6 +40,7 @@ impl Naive {
             At::Element => i * stride + j,
             At::Transposed => j * stride + i,
             At::Sample(n) => i / n * stride + j,
+            At::Columns(n) => i * stride + n + j,
             At::Row => i * pitch,
             At::RowSample(n) => i / n * pitch,
             At::Column => j * pitch,

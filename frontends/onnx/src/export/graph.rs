@@ -103,8 +103,20 @@ impl<'a> Graph<'a> {
             SoftmaxTail::Softmax => self.softmax("Softmax", "probabilities", &scores),
             SoftmaxTail::LogSoftmax => self.softmax("LogSoftmax", "probabilities", &scores),
         };
+        let scores = self.as_declared(scores);
         self.writer.rename(&scores, &self.model.interface.output);
         Ok(())
+    }
+
+    /// Scores with as many dimensions as the output is declared with.
+    fn as_declared(&mut self, scores: String) -> String {
+        let more = self.model.interface.output_dims.len().saturating_sub(2);
+        if more == 0 {
+            return scores;
+        }
+        let shape = [vec![-1, self.classes() as i64], vec![1; more]].concat();
+        let shape = self.writer.integers("scores.shape", &shape);
+        self.writer.op("Reshape", "scores", &[&scores, &shape], Vec::new())
     }
 
     /// The input as rows.

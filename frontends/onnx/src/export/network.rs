@@ -11,6 +11,7 @@ use ffc_ir::module::{Activation, BinaryOp, Layer, Op, Param, PoolOp, Value};
 use ffc_ir::types::Dim;
 use ffc_ir::window::Window;
 
+use super::groups::{Groups, groups};
 use super::write::{Writer, float, int, ints, text};
 use super::{ExportError, ExportModel};
 use crate::interface::Size;
@@ -46,6 +47,10 @@ pub(super) struct Network<'a> {
     tensors: HashMap<Handle<Value>, Tensor>,
     /// Normalised tensors by their operand, and whether it is seen as an image.
     normalized: HashMap<(Handle<Value>, bool), String>,
+    /// Columns of tensors by their value and what they are columns of.
+    selected: HashMap<(Handle<Value>, String), String>,
+    /// Convolutions in groups, by what they give.
+    groups: HashMap<Handle<Value>, Groups>,
     /// Initializers by parameter.
     pub(super) params: HashMap<Handle<Param>, String>,
 }
@@ -59,8 +64,20 @@ impl<'a> Network<'a> {
             .iter()
             .for_each(|&value| layer.values[value].op.operands(|operand| uses[operand.index()] += 1));
         layer.outputs.iter().for_each(|output| uses[output.index()] += 1);
-        let (tensors, normalized, params) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { writer, model, layer, sizes: image_sizes(layer), uses, tensors, normalized, params }
+        let found = layer.forward.iter().filter_map(|&value| Some((value, groups(layer, &uses, value)?)));
+        let groups: HashMap<_, _> = found.collect();
+        Self {
+            writer,
+            model,
+            layer,
+            sizes: image_sizes(layer),
+            uses,
+            tensors: HashMap::new(),
+            normalized: HashMap::new(),
+            selected: HashMap::new(),
+            groups,
+            params: HashMap::new(),
+        }
     }
 
     /// All operators behind an input that is as the file declares it, or rows where `rows` says so; gives the logits.
@@ -75,6 +92,10 @@ impl<'a> Network<'a> {
 
     /// A row of features for each sample.
     pub(super) fn row(&mut self, value: Handle<Value>) -> String {
+        if let Some(source) = self.layer.sliced(value) {
+            let source = self.row(source);
+            return self.select(value, &source);
+        }
         let tensor = self.whole(value);
         match tensor.form {
             Form::Row => tensor.name,
@@ -120,12 +141,20 @@ impl<'a> Network<'a> {
         input: &str,
         rows: bool,
     ) -> Result<Option<Tensor>, ExportError> {
+        if self.groups.values().any(|groups| groups.inner.contains(&value)) {
+            return Ok(None);
+        }
         let tensor = match self.op(value) {
             Op::Operand(_) => {
                 let form = if rows { Form::Row } else { Form::Declared };
                 Tensor { name: input.to_string(), factor: 1.0, form }
             }
             Op::Param(_) | Op::Constant(_) | Op::Window { .. } => return Ok(None),
+            _ if self.layer.sliced(value).is_some() => return Ok(None),
+            Op::Concat(..) => match self.groups.get(&value).cloned() {
+                Some(groups) => self.grouped(value, &groups)?,
+                None => self.concat(value),
+            },
             Op::Pixels { value: samples, channels } => self.pixels(value, samples, channels),
             Op::Reshape(samples) => self.positions(value, samples),
             Op::Dot { lhs, rhs } => self.contraction(value, lhs, rhs)?,
@@ -146,6 +175,10 @@ impl<'a> Network<'a> {
 
     /// A tensor with its factor applied.
     fn whole(&mut self, value: Handle<Value>) -> Tensor {
+        if let Some(source) = self.layer.sliced(value) {
+            let source = self.whole(source);
+            return Tensor { name: self.select(value, &source.name), ..source };
+        }
         let tensor = self.tensors[&value].clone();
         if (tensor.factor - 1.0).abs() < 1e-6 {
             return tensor;
@@ -160,6 +193,10 @@ impl<'a> Network<'a> {
 
     /// An image, of one position where a sample is a row.
     fn image(&mut self, value: Handle<Value>) -> String {
+        if let Some(source) = self.layer.sliced(value) {
+            let source = self.image(source);
+            return self.select(value, &source);
+        }
         let tensor = self.whole(value);
         match tensor.form {
             Form::Image => tensor.name,
@@ -207,6 +244,10 @@ impl<'a> Network<'a> {
 
     /// What a contraction sees: normalised where the network is.
     fn operand(&mut self, value: Handle<Value>, as_image: bool) -> String {
+        if let Some(source) = self.layer.sliced(value) {
+            let source = self.operand(source, as_image);
+            return self.select(value, &source);
+        }
         let first = match self.op(value) {
             Op::Operand(_) => true,
             Op::Pixels { value, .. } | Op::Reshape(value) => matches!(self.op(value), Op::Operand(_)),
@@ -221,6 +262,53 @@ impl<'a> Network<'a> {
         let name = self.normalize(self.name(value), &plain, axes, rms.epsilon);
         self.normalized.insert((value, as_image), name.clone());
         name
+    }
+
+    /// The channels of a tensor that a value consists of.
+    fn select(&mut self, value: Handle<Value>, source: &str) -> String {
+        if self.layer.sliced(value).is_none() {
+            return source.to_string();
+        }
+        let key = (value, source.to_string());
+        if let Some(name) = self.selected.get(&key) {
+            return name.clone();
+        }
+        let hint = self.name(value);
+        let name = match self.op(value) {
+            Op::Slice { value: inner, from, columns } => {
+                let input = self.select(inner, source);
+                let mut list = |what: &str, number: usize| {
+                    self.writer.integers(&format!("{hint}.{what}"), &[number as i64])
+                };
+                let (start, end, axes) = (list("start", from), list("end", from + columns), list("axes", 1));
+                self.writer.op("Slice", hint, &[&input, &start, &end, &axes], Vec::new())
+            }
+            Op::Concat(a, b) => {
+                let (a, b) = (self.select(a, source), self.select(b, source));
+                self.writer.op("Concat", hint, &[&a, &b], vec![int("axis", 1)])
+            }
+            _ => return source.to_string(),
+        };
+        self.selected.insert(key, name.clone());
+        name
+    }
+
+    /// Channels side by side, as many at a time as nobody else sees.
+    fn concat(&mut self, value: Handle<Value>) -> Tensor {
+        let form = if self.is_row(value) { Form::Row } else { Form::Image };
+        let (mut parts, mut rest) = (Vec::new(), value);
+        while let Op::Concat(first, second) = self.op(rest) {
+            if rest != value && (self.uses[rest.index()] > 1 || self.layer.sliced(rest).is_some()) {
+                break;
+            }
+            parts.push(second);
+            rest = first;
+        }
+        parts.push(rest);
+        let inputs: Vec<String> = parts.iter().rev().map(|&part| self.joined(value, part, form)).collect();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let name = self.writer.op("Concat", self.name(value), &inputs, vec![int("axis", 1)]);
+        Tensor { name, factor: 1.0, form }
     }
 
     /// `a / sqrt(mean(a^2) + epsilon)`: the form that the importer recognises.
@@ -337,6 +425,38 @@ impl<'a> Network<'a> {
         attributes.push(int("group", group as i64));
         let name = self.writer.op("Conv", self.name(value), &inputs, attributes);
         self.positioned(value, name)
+    }
+
+    /// A convolution in groups: one weight for all.
+    fn grouped(&mut self, value: Handle<Value>, groups: &Groups) -> Result<Tensor, ExportError> {
+        let size = self.sizes[groups.source.index()];
+        let window = groups.window.unwrap_or(Window::identity(size));
+        let input = self.operand(groups.source, true);
+        let (mut filters, mut values) = (0, Vec::new());
+        for &weight in &groups.weights {
+            let (_, param, weight) = self.weight(value, weight)?;
+            filters += param.shape[0];
+            values.extend(exchanged(weight, window.taps(), groups.depth));
+        }
+        let (handle, param, _) = self.weight(value, groups.weights[0])?;
+        let dims = [filters, groups.depth, window.kernel[0], window.kernel[1]];
+        let weight = self.initializer(handle, param, &dims, &values);
+        let (input, pads) = self.padded(value, input, &window);
+        let mut inputs = vec![input, weight];
+        let biases: Vec<_> = groups.biases.iter().filter_map(|&bias| self.param(bias)).collect();
+        if let Some(&(handle, param, _)) = biases.first() {
+            let values: Vec<f32> = biases.iter().flat_map(|(_, _, values)| values.iter().copied()).collect();
+            inputs.push(self.initializer(handle, param, &[filters], &values));
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let mut attributes = geometry(&window, &pads);
+        attributes.push(int("group", groups.weights.len() as i64));
+        let hint = format!("{}.groups", self.name(value));
+        let mut name = self.writer.op("Conv", &hint, &inputs, attributes);
+        if let Some(activation) = groups.activation {
+            name = self.activate(value, &name, activation);
+        }
+        Ok(self.positioned(value, name))
     }
 
     /// What gives an image gives a row where there is but one position.
@@ -508,7 +628,8 @@ impl<'a> Network<'a> {
     /// What a sum or product takes: normalised, if it comes from another layer.
     fn joined(&mut self, user: Handle<Value>, value: Handle<Value>, form: Form) -> String {
         let layer = |value| self.model.layer_of.get(&value);
-        let crosses = layer(value).is_some_and(|layer_of| layer(user) != Some(layer_of));
+        let source = self.layer.sliced(value).unwrap_or(value);
+        let crosses = layer(source).is_some_and(|layer_of| layer(user) != Some(layer_of));
         match form {
             _ if crosses => self.operand(value, form == Form::Image),
             Form::Image => self.image(value),

@@ -1,9 +1,11 @@
 //! Convolutions, and the geometry that they share with pools.
 //!
 //! A convolution is a dense layer of what each position sees through a window, so its weight `[filters, channels, height,
-//! width]` becomes a matrix: a row for each filter, tap after tap, the channels of a tap side by side.
+//! width]` becomes a matrix: a row for each filter, tap after tap, the channels of a tap side by side. In groups it is
+//! several convolutions, each of its channels, side by side; where each group is one channel, it is a filter of its own.
 
-use ffc_ir::module::PoolOp;
+use ffc_ir::Handle;
+use ffc_ir::module::{PoolOp, Value};
 use ffc_ir::window::Window;
 
 use crate::graph::Node;
@@ -46,23 +48,101 @@ pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Re
     let values = taps_first(&weight.as_floats(usize::MAX)?, depth, taps);
     let bias = importer.optional_folded(node, 2)?.map(|bias| row(&bias, filters)).transpose()?;
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
-    let matrix = Matrix { outputs: filters, inputs: taps.saturating_mul(depth), values };
+    let filter = Filters { window, layer, depth, values, bias };
     let input = (value, data.normalized);
-    let mut value = if group == 1 {
-        importer.builder.dense(input, Some(window), layer.clone(), matrix)?
-    } else if depth == 1 && filters == group {
-        importer.builder.depthwise(input, window, layer.clone(), matrix)?
-    } else {
-        return Err(format!(
-            "{group} groups of {depth} channels to {}; one group is supported, and one channel to one",
-            filters / group
-        )
-        .into());
-    };
-    if let Some(bias) = bias {
-        value = importer.builder.bias(value, layer, bias)?;
+    let size = window.output;
+    if depth == 1 && filters == group && group > 1 {
+        let value = filter.depthwise(importer, input, &extent)?;
+        return importer.built(node, value, View::image(Extent { size, ..extent }, rank + 2));
     }
-    importer.built(node, value, View::image(Extent { size: window.output, channels: filters }, rank + 2))
+    let value = filter.grouped(importer, input, &extent, group)?;
+    importer.built(node, value, View::image(Extent { size, channels: filters, order: None }, rank + 2))
+}
+
+/// More groups than are worth a contraction each.
+const GROUPS: usize = 64;
+
+/// The filters of a convolution, `[filters, taps, depth]`, and a bias for each.
+struct Filters {
+    window: Window,
+    layer: Option<String>,
+    depth: usize,
+    values: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+type Input = (Handle<Value>, Option<f32>);
+
+impl Filters {
+    /// A filter for each channel.
+    fn depthwise(
+        self,
+        importer: &mut Importer<'_>,
+        input: Input,
+        extent: &Extent,
+    ) -> Result<Handle<Value>, Reason> {
+        let taps = self.window.taps();
+        let values = by_column(&self.values, taps, extent);
+        let matrix = Matrix { outputs: extent.channels, inputs: taps, values };
+        let value = importer.builder.depthwise(input, self.window, self.layer.clone(), matrix)?;
+        match self.bias {
+            Some(bias) => importer.builder.bias(value, self.layer, by_column(&bias, 1, extent)),
+            None => Ok(value),
+        }
+    }
+
+    /// A convolution for each group of channels, side by side.
+    fn grouped(
+        self,
+        importer: &mut Importer<'_>,
+        (image, normalized): Input,
+        extent: &Extent,
+        groups: usize,
+    ) -> Result<Handle<Value>, Reason> {
+        if groups > GROUPS {
+            let depth = self.depth;
+            return Err(format!(
+                "{groups} groups of {depth} channels, more than {GROUPS}, each of which is a contraction"
+            )
+            .into());
+        }
+        let inputs = self.window.taps().saturating_mul(self.depth);
+        let outputs = self.values.len() / inputs.max(1) / groups;
+        let mut parts = Vec::new();
+        for group in 0..groups {
+            let channels = group * self.depth..(group + 1) * self.depth;
+            let columns: Vec<usize> = channels.map(|channel| extent.column(channel)).collect();
+            let mut sorted = columns.clone();
+            sorted.sort_unstable();
+            let filters = &self.values[group * outputs * inputs..][..outputs * inputs];
+            let places: Vec<usize> = sorted
+                .iter()
+                .map(|column| columns.iter().position(|other| other == column).unwrap_or(0))
+                .collect();
+            let pixels = filters.chunks(self.depth.max(1));
+            let values = pixels.flat_map(|pixel| places.iter().map(|&place| pixel[place])).collect();
+            let part = importer.builder.select(image, &sorted)?;
+            let matrix = Matrix { outputs, inputs, values };
+            let input = (part, normalized);
+            let mut value = importer.builder.dense(input, Some(self.window), self.layer.clone(), matrix)?;
+            if let Some(bias) = &self.bias {
+                let bias = bias[group * outputs..][..outputs].to_vec();
+                value = importer.builder.bias(value, self.layer.clone(), bias)?;
+            }
+            parts.push(value);
+        }
+        let (first, rest) = parts.split_first().ok_or_else(|| Reason::from("no groups"))?;
+        rest.iter().try_fold(*first, |whole, &part| importer.builder.concat(whole, part))
+    }
+}
+
+/// So many numbers for each channel, column by column.
+fn by_column(values: &[f32], count: usize, extent: &Extent) -> Vec<f32> {
+    let mut ordered = values.to_vec();
+    for (channel, numbers) in values.chunks(count.max(1)).enumerate() {
+        ordered[extent.column(channel) * count..][..count].copy_from_slice(numbers);
+    }
+    ordered
 }
 
 /// `[filters, depth, taps]` to `[filters, taps, depth]`.

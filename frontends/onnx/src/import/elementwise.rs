@@ -11,7 +11,7 @@ use ffc_ir::module::{BinaryOp, Value};
 
 use crate::fold::{Arithmetic, Elements, Folded};
 use crate::graph::Node;
-use crate::import::{Data, Importer, Known, Reason, RmsPart, activation, plain, rms};
+use crate::import::{Data, Importer, Known, Reason, RmsPart, activation, columns, plain, rms};
 use crate::interface::SoftmaxTail;
 use crate::names;
 use crate::view::{Dims, Extent, View};
@@ -175,11 +175,15 @@ fn broadcast(
         Some(order) => Data { view: data.view.permuted(order), ..data },
         None => data,
     };
-    let ((x, of_x), (y, of_y)) = (importer.image(&turn(a))?, importer.image(&turn(b))?);
+    let ((mut x, mut of_x), (mut y, mut of_y)) = (importer.image(&turn(a))?, importer.image(&turn(b))?);
+    if of_x.order != of_y.order && of_x.channels == of_y.channels {
+        (x, y) = (columns::in_order(importer, x, &of_x)?, columns::in_order(importer, y, &of_y)?);
+        (of_x.order, of_y.order) = (None, None);
+    }
     let size = either(of_x.size, of_y.size, [1; 2]);
     let channels = either(of_x.channels, of_y.channels, 1);
     let (Some(size), Some(channels)) = (size, channels) else { return Err(mismatch.into()) };
-    let view = View::image(Extent { size, channels }, rank);
+    let view = View::image(Extent { size, channels, order: of_x.order.or(of_y.order) }, rank);
     let back = order.map(|_| {
         (0..rank).map(|at| {
             if at == 0 {
@@ -223,7 +227,8 @@ pub(crate) fn batch_normalization<'m>(importer: &mut Importer<'m>, node: &'m Nod
         2 => (data.value, data.view.clone(), data.view.stored_size()),
         rank => {
             let (value, extent) = importer.image(&data)?;
-            (value, View::image(extent, rank), extent.size)
+            let size = extent.size;
+            (value, View::image(extent, rank), size)
         }
     };
     if statistics.iter().any(|values| values.len() != channels) || !view.is_channels(channels) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::fold::{Elements, Folded, Int};
 use crate::graph::{Attribute, Node};
-use crate::import::{Data, Importer, Known, Reason, axis};
+use crate::import::{Data, Importer, Known, Reason, axis, columns};
 use crate::tensor::ElementType;
 use crate::view::{Axis, Dims, RANK};
 
@@ -112,6 +112,9 @@ fn slice<'m>(
     axes: Option<Vec<i64>>,
     steps: Option<Vec<i64>>,
 ) -> Result<(), Reason> {
+    if matches!(importer.known(node, 0)?, Known::Data(_)) {
+        return columns::slice(importer, node, starts, ends, axes, steps);
+    }
     let first = axes.is_none_or(|axes| matches!(axes.as_slice(), [only] if axis(*only, 1) == Ok(0)));
     let plain = steps.is_none_or(|steps| steps == [1]);
     match (starts, ends) {
@@ -124,6 +127,11 @@ fn slice<'m>(
 }
 
 pub(crate) fn concat<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
+    for position in 0..node.inputs.len() {
+        if matches!(importer.known(node, position)?, Known::Data(_)) {
+            return columns::concat(importer, node);
+        }
+    }
     let mut parts = Vec::new();
     for position in 0..node.inputs.len() {
         parts.push(importer.folded(node, position)?);

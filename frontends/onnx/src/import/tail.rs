@@ -31,16 +31,17 @@ fn normalize<'m>(
     softmax: SoftmaxTail,
 ) -> Result<(), Reason> {
     let mut data = importer.data(node, 0)?;
-    data.view.features()?;
-    over_classes(node, default)?;
+    data.view.classes()?;
+    over_classes(node, default, data.view.rank())?;
     data.softmax = softmax;
     importer.set(node, Known::Data(data))
 }
 
-fn over_classes(node: &Node, default: i64) -> Result<(), Reason> {
-    match axis(node.int("axis", default)?, 2)? {
+fn over_classes(node: &Node, default: i64, rank: usize) -> Result<(), Reason> {
+    match axis(node.int("axis", default)?, rank)? {
+        0 => Err(Reason::from("over the batch, not over the classes")),
         1 => Ok(()),
-        _ => Err(Reason::from("over the batch, not over the classes")),
+        _ => Err(Reason::from("over positions, not over the classes")),
     }
 }
 
@@ -49,7 +50,7 @@ pub(crate) fn arg_max<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result
         return Err(Reason::from("input 0 is not an activation"));
     };
     data.view.features()?;
-    over_classes(node, 0)?;
+    over_classes(node, 0, 2)?;
     importer.set(node, Known::Labels)
 }
 

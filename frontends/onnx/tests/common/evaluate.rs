@@ -55,6 +55,8 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
     let mut count = |value: ffc_ir::Handle<_>| *uses.entry(value.index()).or_default() += 1;
     layer.forward.iter().for_each(|&value| layer.values[value].op.operands(&mut count));
     layer.outputs.iter().for_each(|&value| count(value));
+    // What slices are of is used by who looks at them.
+    layer.forward.iter().filter_map(|&value| layer.sliced(value)).for_each(&mut count);
     let mut known: HashMap<usize, Tensor<T>> = HashMap::new();
     for &value in &layer.forward {
         let op = layer.values[value].op;
@@ -67,6 +69,15 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
             Op::Operand(0) => samples.iter().map(|&x| T::of(x.into())).collect(),
             Op::Param(param) => network.weights[param.index()].1.iter().map(|&x| T::of(x.into())).collect(),
             Op::Constant(number) => vec![T::of(number.into())],
+            Op::Slice { value, from, columns } => {
+                let rows = at(value).values.chunks(at(value).columns);
+                rows.flat_map(|row| &row[from..from + columns]).copied().collect()
+            }
+            Op::Concat(a, b) => {
+                let (a, b) = (at(a), at(b));
+                let rows = a.values.chunks(a.columns).zip(b.values.chunks(b.columns));
+                rows.flat_map(|(a, b)| a.iter().chain(b)).copied().collect()
+            }
             Op::Pixels { value, channels } => pixels(at(value), channels),
             Op::Reshape(value) => at(value).values.clone(),
             Op::Dot { lhs, rhs } => {
@@ -75,10 +86,13 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
                     Op::Window { value, window } => (value, window),
                     _ => (lhs, one),
                 };
-                dot(&normalized(network, value, at(value), samples), &window, at(rhs))
+                let source = layer.sliced(value).unwrap_or(value);
+                dot(&normalized(network, (source, at(source)), at(value), samples), &window, at(rhs))
             }
             Op::Depthwise { value, weight, window } => {
-                let (weight, image) = (at(weight), normalized(network, value, at(value), samples));
+                let source = layer.sliced(value).unwrap_or(value);
+                let image = normalized(network, (source, at(source)), at(value), samples);
+                let weight = at(weight);
                 let term = |sum: T, x: T, channel: usize, tap: usize| {
                     sum + x * weight.values[channel * weight.columns + tap]
                 };
@@ -106,25 +120,27 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
     known[&layer.outputs[0].index()].values.iter().map(|x| x.wide()).collect()
 }
 
-/// What a contraction sees, normalised if the network is.
+/// What a contraction sees, all or some channels of `source`, which is normalised if the network is.
 fn normalized<T: Real>(
     network: &Network,
-    value: ffc_ir::Handle<ffc_ir::module::Value>,
+    (source, whole): (ffc_ir::Handle<ffc_ir::module::Value>, &Tensor<T>),
     tensor: &Tensor<T>,
     samples: &[f32],
 ) -> Tensor<T> {
     let op = |value: ffc_ir::Handle<ffc_ir::module::Value>| network.module.layers[0].values[value].op;
-    let first = match op(value) {
+    let first = match op(source) {
         Op::Pixels { value, .. } | Op::Reshape(value) => matches!(op(value), Op::Operand(_)),
         op => matches!(op, Op::Operand(_)),
     };
     let rms = network.interface.normalization.filter(|rms| rms.input || !first);
-    let of_sample = tensor.values.len() / (samples.len() / network.module.features);
+    let count = samples.len() / network.module.features;
+    let of_sample = whole.values.len() / count;
     let mut values = tensor.values.clone();
     if let Some(rms) = rms {
-        for sample in values.chunks_mut(of_sample) {
+        let parts = values.chunks_mut(tensor.values.len() / count);
+        for (sample, whole) in parts.zip(whole.values.chunks(of_sample)) {
             let mut sum = T::of(0.0);
-            sample.iter().for_each(|&x| sum += x * x);
+            whole.iter().for_each(|&x| sum += x * x);
             let factor = T::of(1.0 / (sum.wide() / of_sample as f64 + f64::from(rms.epsilon)).sqrt());
             sample.iter_mut().for_each(|x| *x = *x * factor);
         }

@@ -242,7 +242,7 @@ pub(crate) fn attributes(list: &str) -> Vec<AttributeProto> {
         let (name, values) = entry.split_once('=').unwrap();
         let values: Vec<i64> = values.split(',').map(|value| value.parse().unwrap()).collect();
         match name {
-            "group" | "ceil_mode" | "count_include_pad" => int(name, values[0]),
+            "group" | "ceil_mode" | "count_include_pad" | "axis" => int(name, values[0]),
             _ => ints(name, &values),
         }
     };

@@ -97,7 +97,7 @@ impl Emitter<'_> {
             let buffer = self.buffer(handle);
             let (step, per) = match at {
                 At::Flat(columns) => (columns * buffer.dtype.bytes(), 1),
-                At::Element | At::Sample(1) => (row_bytes(buffer), 1),
+                At::Element | At::Columns(_) | At::Sample(1) => (row_bytes(buffer), 1),
                 At::Sample(per) => (row_bytes(buffer), per),
                 At::Row | At::RowSample(1) => (vector_pitch(buffer), 1),
                 At::RowSample(per) => (vector_pitch(buffer), per),
@@ -107,6 +107,9 @@ impl Emitter<'_> {
             };
             let base = self.lead(leads);
             self.pointer(rax, handle);
+            if let At::Columns(from @ 1..) = at {
+                x86!(self.asm; add(rax, offset_of(from * buffer.dtype.bytes())));
+            }
             let pitch = column_pitch(buffer, at);
             let (chunk, panel) = (self.slots.chunk, self.slots.panel);
             if columns && pitch > 0 {
