@@ -18,7 +18,7 @@ pub(crate) fn column_pitch(buffer: &Buffer, at: At) -> usize {
     match at {
         At::Element | At::Sample(_) | At::Flat(_) | At::Window { .. } => buffer.dtype.bytes(),
         At::Planar { positions, .. } => positions * buffer.dtype.bytes(),
-        At::Transposed => row_bytes(buffer),
+        At::Transposed | At::Back { .. } => row_bytes(buffer),
         At::Column => vector_pitch(buffer),
         At::Row | At::RowSample(_) | At::Scalar => 0,
     }
@@ -32,7 +32,7 @@ pub(crate) fn padded(buffer: &Buffer, at: At) -> bool {
         // Dense vectors are padded at their end, whether they are a row or a column.
         At::Column => true,
         At::Transposed | At::Row | At::RowSample(_) | At::Scalar => false,
-        At::Flat(_) | At::Window { .. } | At::Planar { .. } => false,
+        At::Flat(_) | At::Window { .. } | At::Planar { .. } | At::Back { .. } => false,
     }
 }
 

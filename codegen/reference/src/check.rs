@@ -279,6 +279,13 @@ impl Checker<'_> {
                 let width = columns.size(self.samples) * positions;
                 matrix([divided(positions * copies), Extent::Const(width)])
             }
+            At::Back { taps, inputs, outputs } => {
+                ensure(taps > 0 && inputs > 0, || "no filters".to_string())?;
+                let groups = rows.size(self.samples) / (taps * inputs);
+                let whole =
+                    rows == Extent::Const(groups * inputs * taps) && columns == Extent::Const(outputs);
+                whole && matrix([groups * outputs, inputs * taps].map(Extent::Const))
+            }
         };
         ensure(within, || {
             let name = self.name(buffer);
@@ -340,7 +347,9 @@ impl Checker<'_> {
         let own = match place {
             At::Element | At::Transposed | At::Row | At::Flat(_) => true,
             At::Column | At::Scalar => rows == Extent::Const(1),
-            At::Sample(_) | At::RowSample(_) | At::Window { .. } | At::Planar { .. } => false,
+            At::Sample(_) | At::RowSample(_) | At::Window { .. } | At::Planar { .. } | At::Back { .. } => {
+                false
+            }
         };
         ensure(own, || format!("several rows store `{name}` at {:?}", store.at))
     }

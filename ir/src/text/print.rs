@@ -132,6 +132,9 @@ impl Names<'_> {
             | Op::MaxGrad { window, .. }
             | Op::Depthwise { window, .. }
             | Op::DepthwiseGrad { window, .. } => (vec![], geometry(&window)),
+            Op::Back { taps, groups, .. } => {
+                (vec![], vec![format!("taps({taps})"), format!("groups({groups})")])
+            }
             Op::Pixels { channels, .. } => (vec![], vec![format!("channels({channels})")]),
             Op::OneHot { classes, .. } => (vec![], vec![format!("classes({classes})")]),
             Op::Overlay { classes, on, off, .. } => {
