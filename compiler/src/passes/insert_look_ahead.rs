@@ -46,9 +46,9 @@ use crate::recipe::{Head, LookAhead, Options};
 /// Where heads have not been inserted.
 pub fn run(module: Module, options: &Options) -> Result<Module, String> {
     match options.look_ahead {
-        LookAhead::Off => Ok(module),
-        LookAhead::Scalar => scalar(module, options),
         LookAhead::Hop => hop(module, options),
+        // Whoever runs the pass wants it.
+        LookAhead::Off | LookAhead::Scalar => scalar(module, options),
     }
 }
 
