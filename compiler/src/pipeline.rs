@@ -6,11 +6,12 @@
 //! 1. `cut-layers`: heads and updates belong to layers, so there must be layers;
 //! 2. `insert-preparation`: raw samples become the first activation, labels overlaid where the recipe wants them;
 //! 3. `insert-normalization`: changes what a layer's activation is, which heads and gradients depend on;
-//! 4. `insert-goodness-heads` gives every layer its error signal (or `insert-scores` the network its prediction);
-//! 5. `insert-look-ahead` adds to the error signals, before gradients are taken from them;
-//! 6. `derive-updates`: gradients and optimizer;
-//! 7. `insert-quantizers` comes late: whatever crosses a contraction by then, in any region, is quantized by one rule;
-//! 8. `eliminate-dead` last.
+//! 4. `join-blocks` makes one layer of several, which stay normalised, before layers get an objective;
+//! 5. `insert-goodness-heads` gives every layer its error signal (or `insert-scores` the network its prediction);
+//! 6. `insert-look-ahead` adds to the error signals, before gradients are taken from them;
+//! 7. `derive-updates`: gradients and optimizer;
+//! 8. `insert-quantizers` comes late: whatever crosses a contraction by then, in any region, is quantized by one rule;
+//! 9. `eliminate-dead` last.
 
 use ffc_ir::module::{Module, Phase};
 use ffc_ir::verify;
@@ -49,14 +50,20 @@ const NORMALIZE: Pass = pass!(
     |options| options.normalization == crate::recipe::Normalization::Rms,
     "divide each row by its root mean square"
 );
+const BLOCKS: Pass = pass!(
+    "join-blocks",
+    join_blocks,
+    |options| options.unit == crate::recipe::Unit::Block,
+    "one layer per residual block"
+);
 const HEADS: Pass =
     pass!("insert-goodness-heads", insert_goodness_heads, always, "scores, loss and error signal per layer");
 const SCORES: Pass = pass!("insert-scores", insert_scores, always, "the network's prediction");
 const LOOK_AHEAD: Pass = pass!(
     "insert-look-ahead",
     insert_look_ahead,
-    |options| options.look_ahead == crate::recipe::LookAhead::Scalar,
-    "add the error signals of later layers"
+    |options| options.look_ahead != crate::recipe::LookAhead::Off,
+    "add what later layers' objectives say"
 );
 const UPDATES: Pass = pass!("derive-updates", derive_updates, always, "gradients and optimizer per layer");
 const QUANTIZE: Pass = pass!(
@@ -68,10 +75,10 @@ const QUANTIZE: Pass = pass!(
 const DEAD: Pass = pass!("eliminate-dead", eliminate_dead, always, "drop what nothing uses");
 
 /// The passes that make the training program.
-pub const TRAIN: &[Pass] = &[CUT, PREPARE, NORMALIZE, HEADS, LOOK_AHEAD, UPDATES, QUANTIZE, DEAD];
+pub const TRAIN: &[Pass] = &[CUT, PREPARE, NORMALIZE, BLOCKS, HEADS, LOOK_AHEAD, UPDATES, QUANTIZE, DEAD];
 
 /// The passes that make the prediction.
-pub const INFER: &[Pass] = &[CUT, PREPARE, NORMALIZE, SCORES, QUANTIZE, DEAD];
+pub const INFER: &[Pass] = &[CUT, PREPARE, NORMALIZE, BLOCKS, SCORES, QUANTIZE, DEAD];
 
 /// Every pass once, in the order in which they run.
 pub fn all() -> impl Iterator<Item = &'static Pass> {

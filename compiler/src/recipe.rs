@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Options {
     /// The objective of hidden layers.
     pub head: Head,
+    /// What has an objective of its own.
+    #[serde(default)]
+    pub unit: Unit,
     /// How errors of later layers join a layer's own.
     pub look_ahead: LookAhead,
     /// What happens to activations between layers.
@@ -84,6 +87,17 @@ pub enum Goodness {
     Sum,
 }
 
+/// What has an objective of its own, inside which alone gradients flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// A layer: a contraction, and what follows from it.
+    #[default]
+    Layer,
+    /// The layers that a skip operand spans; a layer that none spans is a unit by itself.
+    Block,
+}
+
 /// How errors of later layers join a layer's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,6 +106,8 @@ pub enum LookAhead {
     Off,
     /// Weighted by lambda and added as numbers per row, without any derivative between layers (the paper's section 3).
     Scalar,
+    /// The gradient of the next layer's loss, through that layer alone, is added, weighted by lambda.
+    Hop,
 }
 
 /// What happens to activations between layers.
@@ -249,6 +265,7 @@ impl Recipe {
     pub fn options(&self) -> Options {
         Options {
             head: self.head,
+            unit: Unit::Layer,
             look_ahead: self.look_ahead,
             normalization: Normalization::Rms,
             predict: self.predict,

@@ -18,23 +18,31 @@ pub fn needed(layer: &Layer, roots: impl IntoIterator<Item = Handle<Value>>) -> 
     needed
 }
 
-/// Whether a value is known once the forward region has run: it is computed there, or outside of it from nothing but
-/// such values and constants.
+/// Whether a value is known once the forward region has run: it is computed there, or reduced or turned from nothing but such values.
 ///
 /// Calibration sets the ranges that track such values before it evaluates heads and updates.
 pub fn observes_forward(layer: &Layer, value: Handle<Value>) -> bool {
     let mut known = vec![false; layer.values.len()];
     for (region, value) in layer.ops() {
-        known[value.index()] = region == Region::Forward || follows(&layer.values[value].op, &known);
+        let follows = match layer.values[value].op {
+            Op::Reduce(_, source) | Op::Transpose(source) | Op::Reshape(source) => known[source.index()],
+            _ => false,
+        };
+        known[value.index()] = region == Region::Forward || follows;
     }
     known[value.index()]
 }
 
-fn follows(op: &Op, known: &[bool]) -> bool {
-    let (mut all, mut any) = (true, false);
-    op.operands(|operand| {
-        all &= known[operand.index()];
-        any = true;
-    });
-    all && (any || matches!(op, Op::Constant(_)))
+/// The most contractions of a layer's forward region that follow from one another, at least 1: as many times calibration looks
+/// before the last one's range is found.
+pub fn longest_chain(layer: &Layer) -> usize {
+    let mut chains = vec![0; layer.values.len()];
+    for &value in &layer.forward {
+        let op = &layer.values[value].op;
+        let mut chain = 0;
+        op.operands(|operand| chain = chain.max(chains[operand.index()]));
+        let contracts = matches!(op, Op::Dot { .. } | Op::Depthwise { .. });
+        chains[value.index()] = chain + usize::from(contracts);
+    }
+    chains.into_iter().max().unwrap_or(0).max(1)
 }

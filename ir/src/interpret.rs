@@ -16,7 +16,7 @@ mod tensor;
 pub use state::{Fixed, State, Stored, in_group};
 pub use tensor::{Data, Tensor};
 
-use crate::analysis::{needed, observes_forward};
+use crate::analysis::{longest_chain, needed, observes_forward};
 use crate::arena::Handle;
 use crate::diagnostics::Diagnostic;
 use crate::elementwise;
@@ -240,7 +240,10 @@ impl<'a> Machine<'a> {
                 Op::Track { observed, .. } => observes_forward(layer, observed),
                 _ => false,
             };
-            self.layer(index, &operands, None, forward)?;
+            // Each range follows from those before it.
+            for _ in 0..longest_chain(layer) {
+                self.layer(index, &operands, None, forward)?;
+            }
             operands =
                 self.layer(index, &operands, None, |op| matches!(op, Op::Track { .. } | Op::Report(_)))?;
         }

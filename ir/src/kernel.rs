@@ -358,6 +358,16 @@ pub enum At {
         /// Rows that a sample becomes.
         copies: usize,
     },
+    /// `[g * outputs + j, (taps - 1 - t) * inputs + c]` where `i` is `(g * inputs + c) * taps + t`, in a domain of `outputs` columns:
+    /// filters, channel by channel and last tap first ([`Op::Back`](crate::module::Op::Back)).
+    Back {
+        /// Taps of a filter.
+        taps: usize,
+        /// Channels that a filter sees.
+        inputs: usize,
+        /// Filters that see them.
+        outputs: usize,
+    },
     /// Element `i` of a vector.
     Row,
     /// Element `i / n` of a vector.
@@ -379,7 +389,8 @@ impl At {
             | Self::Column
             | Self::Flat(_)
             | Self::Window { .. }
-            | Self::Planar { .. } => Level::Element,
+            | Self::Planar { .. }
+            | Self::Back { .. } => Level::Element,
             Self::Row | Self::RowSample(_) => Level::Row,
             Self::Scalar => Level::Kernel,
         }

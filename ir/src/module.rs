@@ -7,7 +7,7 @@
 //!
 //! 1. `forward`: from the operands to the outputs;
 //! 2. `head`: the goodness head: scores, loss, and the error signal of this layer;
-//! 3. `look_ahead`: how the error signals of later layers join this one's;
+//! 3. `look_ahead`: how the error signals of later layers join this one's, or the next layer as this one looks at it;
 //! 4. `update`: the gradient and the optimizer.
 //!
 //! # Meaning
@@ -353,6 +353,17 @@ pub enum Op {
         value: Handle<Value>,
         /// The geometry.
         window: Window,
+    },
+    /// The filters that lead back from what filters gave to what they were given: `[groups * outputs, taps * inputs]` →
+    /// `[groups * inputs, taps * outputs]`, last tap first. With [`Window::back_by_taps`], the gradient of a contraction by
+    /// its image is a contraction with these; that of [`Depthwise`](Op::Depthwise) has a group for each channel.
+    Back {
+        /// The filters.
+        weight: Handle<Value>,
+        /// Taps of a filter.
+        taps: usize,
+        /// Groups of filters that see the same channels.
+        groups: usize,
     },
     /// Samples as files have them, channel after channel, become an image: `[rows, channels * positions]` →
     /// `[rows * positions, channels]`.
@@ -779,6 +790,7 @@ impl Op {
             | Self::Reshape(value)
             | Self::Window { value, .. }
             | Self::Pool { value, .. }
+            | Self::Back { weight: value, .. }
             | Self::Pixels { value, .. }
             | Self::Slice { value, .. }
             | Self::Publish(value)

@@ -58,6 +58,7 @@ pub fn mnemonic(op: &Op) -> &'static str {
         Op::MaxGrad { .. } => "max_grad",
         Op::Depthwise { .. } => "depthwise",
         Op::DepthwiseGrad { .. } => "depthwise_grad",
+        Op::Back { .. } => "back",
         Op::Pixels { .. } => "pixels",
         Op::Reshape(_) => "reshape",
         Op::Slice { .. } => "slice",

@@ -148,6 +148,16 @@ impl Window {
                 ..Self::new(input, output, [1; 2], [1; 2], [0; 2])
             };
         }
+        self.back_by_taps()
+    }
+
+    /// The window that leads back with as many taps as this one has, the last one first: what
+    /// [`Op::Back`](crate::module::Op::Back) makes of filters goes with it.
+    ///
+    /// # Panics
+    /// Where this one leads back already.
+    pub fn back_by_taps(&self) -> Self {
+        assert_eq!(self.spread, [1; 2], "the way back from the way back is the way there");
         let reach = |axis: usize| ((self.kernel[axis] - 1) * self.dilation[axis]) as isize;
         Self {
             input: self.output,
@@ -243,6 +253,23 @@ mod tests {
             let mut there: Vec<_> = pairs(&window).into_iter().map(|(o, i)| (i, o)).collect();
             there.sort_unstable();
             assert_eq!(pairs(&window.back()), there, "{window}");
+        }
+    }
+
+    #[test]
+    fn the_window_back_by_taps_meets_through_the_tap_that_leads_there() {
+        let strided = Window::new([7, 5], [4, 3], [3, 3], [2, 2], [1, 1]);
+        let wide = Window { dilation: [2, 1], ..Window::new([6, 4], [4, 5], [2, 2], [1, 1], [0, 1]) };
+        for window in [strided, wide, Window::tiles([6, 9], [2, 3]), Window::identity([2, 3])] {
+            let back = window.back_by_taps();
+            assert_eq!(back.taps(), window.taps());
+            for (output, tap) in (0..window.outputs()).flat_map(|o| (0..window.taps()).map(move |t| (o, t))) {
+                let last_first = window.taps() - 1 - tap;
+                for input in 0..window.inputs() {
+                    let there = window.source(output, tap) == Some(input);
+                    assert_eq!(back.source(input, last_first) == Some(output), there, "{window}");
+                }
+            }
         }
     }
 

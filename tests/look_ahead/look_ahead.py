@@ -1,8 +1,8 @@
-"""The scalar look-ahead, written from the method's description alone, in NumPy and without automatic differentiation.
+"""Look-ahead, written from the method's description alone, in NumPy and without automatic differentiation.
 
 usage: look_ahead.py STEPS.json
 
-A layer's loss becomes L_i + lambda * sum of L_j over later layers j, taken literally: only the numbers that follow from
+`scalar`: a layer's loss becomes L_i + lambda * sum of L_j over later layers j, taken literally: only the numbers that follow from
 the losses join, without a derivative from one layer to another.
 
 * sum of squares: G = mean of y^2, L = log(1 + exp(-s (G - theta))), c_i = dL_i/dG_i = -s sigmoid(-s (G_i - theta));
@@ -10,6 +10,9 @@ the losses join, without a derivative from one layer to another.
 * cross-entropy heads: per-class error e_i = softmax - onehot; with look-ahead e_i + lambda * sum over j > i of e_j.
   The network's last layer, the classifier, is such a layer too; beside sum-of-squares heads it is of another kind and
   takes no part.
+
+`hop`: a layer's loss becomes L_i + lambda * L_{i+1}, with the true derivative of L_{i+1} by y_i: through the next layer's head, activation
+function and weights, and through the normalisation of y_i, x = y / rms(y): dL/dy = (g - x mean(g x)) / rms(y) with g = dL/dx.
 
 One sweep with the weights from before the step finds all c or e, a second one updates.
 STEPS.json is as `ffc_tests::step::Record` writes it.
@@ -89,16 +92,37 @@ def updated(step):
             after[f"{name}.velocity"] = change
         after[name] = before[name] - change
 
-    for i, (a, y) in enumerate(zip(seen, given), start=1):
-        e = errors[i - 1] + lam * sum(errors[i:], np.zeros_like(errors[0]))
-        own = rate * (options["classifier_rate"] if i == classifier else 1.0)
+    scalar = options["look_ahead"] == "scalar"
+    assert scalar or options["look_ahead"] == "hop"
+
+    def by_activation(i, e):
+        """The gradient of a loss with this error by the activation of layer i."""
+        y = given[i - 1]
         if contrast:
             units = y.shape[1] if head["sum_of_squares"]["goodness"] == "mean" else 1
-            gz = 2 * e[:, None] * y / units * (y > 0)
-        elif i == classifier:
-            gz = e
-        else:
-            gz = (e @ before[f"fc{i}.head"]) * (y > 0)
+            return 2 * e[:, None] * y / units
+        return e if i == classifier else e @ before[f"fc{i}.head"]
+
+    def mask(i):
+        return 1 if i == classifier else given[i - 1] > 0
+
+    def of_next(i):
+        """The gradient of the next layer's loss by the activation of layer i."""
+        g = (by_activation(i + 1, errors[i]) * mask(i + 1)) @ before[f"fc{i + 1}.weight"]
+        x, y = seen[i], given[i - 1]
+        rms = np.sqrt((y**2).mean(axis=1, keepdims=True) + 1e-6)
+        return (g - x * (g * x).mean(axis=1, keepdims=True)) / rms
+
+    for i, (a, y) in enumerate(zip(seen, given), start=1):
+        e = errors[i - 1]
+        if scalar:
+            e = e + lam * sum(errors[i:], np.zeros_like(errors[0]))
+        own = rate * (options["classifier_rate"] if i == classifier else 1.0)
+        gy = by_activation(i, e)
+        if not scalar and i < count:
+            gy = gy + lam * of_next(i)
+        gz = gy * mask(i)
+        if not contrast and i != classifier:
             move(f"fc{i}.head", e.T @ y, own)
         move(f"fc{i}.weight", gz.T @ a, own)
         move(f"fc{i}.bias", gz.sum(axis=0, keepdims=True), own)

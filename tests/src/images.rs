@@ -1,7 +1,7 @@
 //! Convolutional networks as a frontend makes them: small, with odd sizes, one for each way in which layers hang
 //! together in the networks that people have.
 
-use ffc_compiler::recipe::{LookAhead, Normalization, Options, Precision, Predict, RECIPES};
+use ffc_compiler::recipe::{LookAhead, Normalization, Options, Precision, Predict, RECIPES, Unit};
 use ffc_ir::module::{
     Activation, BinaryOp, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage, Phase, PoolOp,
     Region, RowPlan, Value,
@@ -280,6 +280,24 @@ pub fn shuffled(batch: usize) -> Module {
     net.finish(y)
 }
 
+/// A residual block of dense layers, whose gradients lie across.
+pub fn dense_residual(batch: usize) -> Module {
+    let (mut net, x) = Network::new("dense_residual", 9, [1, 1], batch);
+    let y = net.dense("stem", x, 13);
+    let start = net.activate(y, Activation::Relu);
+    let y = net.dense("a1", start, 7);
+    let y = net.activate(y, Activation::Relu);
+    let y = net.dense("a2", y, 13);
+    let y = net.combine(BinaryOp::Add, y, start);
+    let y = net.activate(y, Activation::Relu);
+    let y = net.dense("fc", y, 3);
+    net.finish(y)
+}
+
+/// All networks.
+pub const NETWORKS: [fn(usize) -> Module; 6] =
+    [plain, residual, inverted, branches, shuffled, dense_residual];
+
 /// A network with options.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -304,13 +322,22 @@ pub fn cases() -> Vec<Case> {
         ("not normalized", |o| o.normalization = Normalization::None),
         ("momentum", |o| o.momentum = 0.9),
         ("look-ahead", |o| o.look_ahead = LookAhead::Scalar),
+        ("blocks", |o| o.unit = Unit::Block),
+        ("blocks not normalized", |o| (o.unit, o.normalization) = (Unit::Block, Normalization::None)),
+        ("blocks with momentum and look-ahead", |o| {
+            (o.unit, o.look_ahead, o.momentum) = (Unit::Block, LookAhead::Scalar, 0.9);
+        }),
+        ("hop", |o| o.look_ahead = LookAhead::Hop),
+        ("hop, blocks, not normalized", |o| {
+            (o.look_ahead, o.unit, o.normalization) = (LookAhead::Hop, Unit::Block, Normalization::None);
+        }),
+        ("hop, blocks", |o| (o.look_ahead, o.unit) = (LookAhead::Hop, Unit::Block)),
         ("heads", |o| o.predict = Predict::Heads),
         ("float", |o| o.precision = Precision::Float),
         ("one row", |o| o.batch = 1),
     ];
-    let networks: [fn(usize) -> Module; 5] = [plain, residual, inverted, branches, shuffled];
     let mut cases = Vec::new();
-    for network in networks {
+    for network in NETWORKS {
         for recipe in RECIPES.iter().filter(|recipe| !recipe.options().overlays_labels()) {
             for (change_name, change) in changes {
                 let mut options = Options { batch: 3, ..recipe.options() };

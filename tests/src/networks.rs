@@ -101,7 +101,7 @@ pub fn random(seed: u64) -> (Module, Options) {
     }
     let mut options = Options { batch: 1 + random.below(20), ..recipe.options() };
     let labels = options.overlays_labels();
-    options.look_ahead = [LookAhead::Off, LookAhead::Scalar][random.below(2)];
+    options.look_ahead = [LookAhead::Off, LookAhead::Scalar, LookAhead::Hop][random.below(3)];
     options.normalization = [Normalization::Rms, Normalization::Rms, Normalization::None][random.below(3)];
     options.momentum = [0.0, 0.9][random.below(2)];
     let other = if labels { Predict::Labels } else { Predict::Heads };
@@ -197,6 +197,7 @@ const CHANGES: &[Change] = &[
     ("no momentum", |o| o.momentum = 0.0),
     ("look-ahead", |o| o.look_ahead = LookAhead::Scalar),
     ("no look-ahead", |o| o.look_ahead = LookAhead::Off),
+    ("hop", |o| o.look_ahead = LookAhead::Hop),
     ("not normalized", |o| o.normalization = Normalization::None),
     ("look-ahead, not normalized", |o| {
         o.look_ahead = LookAhead::Scalar;

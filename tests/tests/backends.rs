@@ -48,7 +48,16 @@ fn every_network_is_the_same_on_every_target() {
 #[test]
 fn every_network_of_images_is_the_same_on_every_target() {
     // Every kind of network, and the changes that give kernels other buffers; the others change numbers only.
-    let changes = ["projection u8", "projection momentum", "class-group not normalized"];
+    let changes = [
+        "projection u8",
+        "projection momentum",
+        "class-group not normalized",
+        "projection blocks",
+        "class-group blocks not normalized",
+        "projection blocks with momentum and look-ahead",
+        "projection hop",
+        "class-group hop, blocks",
+    ];
     for case in images::cases() {
         if changes.iter().any(|change| case.name.ends_with(change)) {
             let (module, program) = program_of(&case.name, &case.imported, &case.options);

@@ -5,13 +5,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ffc_compiler::pipeline;
-use ffc_compiler::recipe::{Options, Precision, RECIPES};
+use ffc_compiler::recipe::{LookAhead, Normalization, Options, Precision, RECIPES, Unit};
 use ffc_ir::Handle;
 use ffc_ir::interpret::{self, Batch, Controls, Mode, Samples, State};
 use ffc_ir::module::{Activation, Module, Op, Param, ParamRole};
 use ffc_ir::verify::verify;
 use ffc_tests::random::Random;
 use ffc_tests::{images, networks};
+
+/// What the next layer's loss weighs where layers look at it.
+const LAMBDA: f32 = 0.5;
 
 /// A module with seeded parameters and samples.
 struct Trial {
@@ -51,7 +54,7 @@ impl Trial {
             state.set_weights(*param, &weights).unwrap();
         }
         let batch = Batch { inputs: Samples::F32(&self.samples), labels: &self.labels };
-        let controls = Controls { rate, lambda: 0.0, key: 1 };
+        let controls = Controls { rate, lambda: LAMBDA, key: 1 };
         let verified = verify(&self.module).unwrap();
         let outcome = interpret::step(&verified, &mut state, &batch, &controls, Mode::Train).unwrap();
         (outcome.losses, state)
@@ -86,7 +89,9 @@ fn check(name: &str, imported: Module, options: &Options) {
             let index = random.below(weights.len());
             let loss = |by| {
                 let (losses, _) = trial.step(Some((*param, index, by)), 0.0);
-                losses.iter().find(|(name, _)| name == layer).unwrap().1
+                let place = losses.iter().position(|(name, _)| name == layer).unwrap();
+                let next = losses.get(place + 1).filter(|_| options.look_ahead == LookAhead::Hop);
+                losses[place].1 + next.map_or(0.0, |(_, loss)| LAMBDA * loss)
             };
             let difference = (loss(STEP) - loss(-STEP)) / (2.0 * STEP);
             let gradient = (weights[index] - moved[index]) / RATE;
@@ -102,20 +107,63 @@ fn check(name: &str, imported: Module, options: &Options) {
 
 #[test]
 fn gradients_of_images_are_slopes_of_their_layers_loss() {
-    let networks: [fn(usize) -> Module; 5] =
-        [images::plain, images::residual, images::inverted, images::branches, images::shuffled];
-    for network in networks {
+    for network in images::NETWORKS {
         for recipe in RECIPES.iter().filter(|recipe| !recipe.options().overlays_labels()) {
-            let options = Options {
-                batch: 3,
-                precision: Precision::Float,
-                classifier_rate: 1.0,
-                deeper_rate: 1.0,
-                momentum: 0.0,
-                ..recipe.options()
-            };
-            let imported = network(options.batch);
-            check(&format!("{} {}", imported.name, recipe.name), imported, &options);
+            let variants = [
+                (Unit::Layer, Normalization::Rms, LookAhead::Off),
+                (Unit::Block, Normalization::Rms, LookAhead::Off),
+                (Unit::Block, Normalization::None, LookAhead::Off),
+                (Unit::Layer, Normalization::Rms, LookAhead::Hop),
+                (Unit::Layer, Normalization::None, LookAhead::Hop),
+                (Unit::Block, Normalization::Rms, LookAhead::Hop),
+            ];
+            for (unit, normalization, look_ahead) in variants {
+                let options = Options {
+                    batch: 3,
+                    unit,
+                    normalization,
+                    look_ahead,
+                    precision: Precision::Float,
+                    classifier_rate: 1.0,
+                    deeper_rate: 1.0,
+                    momentum: 0.0,
+                    ..recipe.options()
+                };
+                let imported = network(options.batch);
+                let variant = format!("{unit:?} {normalization:?} {look_ahead:?}");
+                let name = format!("{} {} {variant}", imported.name, recipe.name);
+                check(&name, imported, &options);
+            }
         }
     }
+}
+
+/// A unit is what a skip operand spans; the gradient test above then holds for all of its weights.
+#[test]
+fn blocks_are_what_skip_operands_span() {
+    let units = |imported: Module| {
+        let options = Options { unit: Unit::Block, ..RECIPES[0].options() };
+        let (module, _) = pipeline::compile(&imported, &options).unwrap();
+        let trained = |op: &Op| match op {
+            Op::Sgd(sgd) => {
+                Some(module.params[sgd.param].name.clone()).filter(|name| name.ends_with("weight"))
+            }
+            _ => None,
+        };
+        let weights = |layer: &ffc_ir::module::Layer| {
+            let mut names: Vec<_> = layer.values.values().filter_map(|value| trained(&value.op)).collect();
+            names.sort();
+            names
+                .iter()
+                .map(|name| name.trim_end_matches(".weight").to_string())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        module.layers[1..].iter().map(weights).collect::<Vec<_>>()
+    };
+    assert_eq!(units(images::plain(3)), ["conv1", "conv2", "fc1", "fc2"]);
+    assert_eq!(units(images::residual(3)), ["stem", "a1 a2", "b.short b1 b2", "fc"]);
+    let inverted = ["stem", "excite expand filter project squeeze", "filter2", "fc"];
+    assert_eq!(units(images::inverted(3)), inverted);
+    assert_eq!(units(images::dense_residual(3)), ["stem", "a1 a2", "fc"]);
 }

@@ -168,9 +168,11 @@ fn run(module: &Module) -> Result<(), TestCaseError> {
 fn compile(imported: &Module) {
     for recipe in RECIPES {
         for precision in [Precision::Int8, Precision::Float] {
-            for (look_ahead, predict) in
-                [(LookAhead::Off, Predict::Classifier), (LookAhead::Scalar, recipe.predict)]
-            {
+            for (look_ahead, predict) in [
+                (LookAhead::Off, Predict::Classifier),
+                (LookAhead::Scalar, recipe.predict),
+                (LookAhead::Hop, recipe.predict),
+            ] {
                 let options = Options { precision, look_ahead, predict, batch: 3, ..recipe.options() };
                 let Ok((train, infer)) = pipeline::compile(imported, &options) else { continue };
                 let verified = |module| verify(module).expect("the pipeline verifies what it makes");

@@ -20,7 +20,7 @@ pub(crate) fn column_pitch(buffer: &Buffer, at: At) -> usize {
             buffer.dtype.bytes()
         }
         At::Planar { positions, .. } => positions * buffer.dtype.bytes(),
-        At::Transposed => row_bytes(buffer),
+        At::Transposed | At::Back { .. } => row_bytes(buffer),
         At::Column => vector_pitch(buffer),
         At::Row | At::RowSample(_) | At::Scalar => 0,
     }
@@ -34,7 +34,7 @@ pub(crate) fn padded(buffer: &Buffer, at: At) -> bool {
         // Dense vectors are padded at their end, whether they are a row or a column.
         At::Column => true,
         At::Transposed | At::Row | At::RowSample(_) | At::Scalar => false,
-        At::Columns(_) | At::Flat(_) | At::Window { .. } | At::Planar { .. } => false,
+        At::Columns(_) | At::Flat(_) | At::Window { .. } | At::Planar { .. } | At::Back { .. } => false,
     }
 }
 

@@ -327,3 +327,26 @@ fn loads() {
         run(&case, samples, &mut random);
     }
 }
+
+/// Filters turned to lead back: of groups, of odd sizes, of one tap, of one channel each.
+#[test]
+fn filters_lead_back() {
+    for seed in 0..40 {
+        let mut random = Random(seed * 31 + 3);
+        let [taps, inputs, outputs, groups] =
+            [random.below(9), random.below(70), random.below(70), random.below(3)].map(|size| 1 + size);
+        let (rows, columns) = (Extent::Const(groups * inputs * taps), Extent::Const(outputs));
+        let mut case = Case::new(1, rows, columns);
+        let shape = [groups * outputs, taps * inputs].map(Extent::Const);
+        let filters = match random.below(2) {
+            0 => case.arena(DType::I8, shape),
+            _ => case.image(DType::I8, shape),
+        };
+        let at = At::Back { taps, inputs, outputs };
+        let value = case.builder.load(filters, at);
+        let back = case.image(DType::I8, [groups * inputs, taps * outputs].map(Extent::Const));
+        case.stage(Over::Elements).stores.push(Store { buffer: back, at: At::Flat(outputs), value });
+        println!("seed {seed}: {taps} taps of {inputs} to {outputs}, {groups} groups");
+        run(&case, 1, &mut random);
+    }
+}

@@ -286,6 +286,13 @@ impl Checker<'_> {
                 let width = columns.size(self.samples) * positions;
                 matrix([divided(positions * copies), Extent::Const(width)])
             }
+            At::Back { taps, inputs, outputs } => {
+                ensure(taps > 0 && inputs > 0, || "no filters".to_string())?;
+                let groups = rows.size(self.samples) / (taps * inputs);
+                let whole =
+                    rows == Extent::Const(groups * inputs * taps) && columns == Extent::Const(outputs);
+                whole && matrix([groups * outputs, inputs * taps].map(Extent::Const))
+            }
         };
         ensure(within, || {
             let name = self.name(buffer);
@@ -354,7 +361,9 @@ impl Checker<'_> {
             At::Element | At::Transposed | At::Row | At::Flat(_) => true,
             At::Columns(_) => self.buffers[store.buffer].dense,
             At::Column | At::Scalar => rows == Extent::Const(1),
-            At::Sample(_) | At::RowSample(_) | At::Window { .. } | At::Planar { .. } => false,
+            At::Sample(_) | At::RowSample(_) | At::Window { .. } | At::Planar { .. } | At::Back { .. } => {
+                false
+            }
         };
         ensure(own, || format!("several rows store `{name}` at {:?}", store.at))
     }

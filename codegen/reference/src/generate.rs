@@ -584,6 +584,10 @@ impl Body {
                 let Extent::Const(columns) = self.columns else { return None };
                 [divided(positions * copies)?, Extent::Const(columns * positions)]
             }
+            At::Back { taps, inputs, outputs } => {
+                let Extent::Const(rows) = self.rows else { return None };
+                [rows / (taps * inputs) * outputs, taps * inputs].map(Extent::Const)
+            }
             At::Window { .. } => unreachable!("images come with their windows"),
         })
     }
@@ -650,12 +654,18 @@ impl Body {
 
     /// Loads at one of the places that images have.
     fn load_image(&mut self, generator: &mut Generator) {
-        let (at, shape) = match generator.rng.below(3) {
+        let (at, shape) = match generator.rng.below(4) {
             0 => {
                 let Extent::Const(columns) = self.columns else { return };
                 (At::Flat(columns), Some([self.rows, self.columns]))
             }
             1 => {
+                let (Extent::Const(rows), Extent::Const(outputs)) = (self.rows, self.columns) else { return };
+                let taps = generator.divisor(rows);
+                let at = At::Back { taps, inputs: generator.divisor(rows / taps), outputs };
+                (at, self.shape(&mut generator.rng, at))
+            }
+            2 => {
                 let Extent::Rows(per_sample) = self.rows else { return };
                 let positions = generator.divisor(per_sample);
                 let copies = generator.divisor(per_sample / positions);
@@ -671,7 +681,7 @@ impl Body {
             }
         };
         let Some(shape) = shape else { return };
-        let planar = matches!(at, At::Planar { .. });
+        let planar = matches!(at, At::Planar { .. } | At::Back { .. });
         let wanted = |buffer: &Buffer, _| planar || buffer.dense;
         let buffer = self.existing(generator, at, shape, wanted, false).unwrap_or_else(|| {
             let dtype = generator.rng.pick(&[DType::I8, DType::I32, DType::F32]);

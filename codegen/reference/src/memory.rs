@@ -182,6 +182,11 @@ impl Memory {
                 let first = row / (positions * copies) * stride + start * positions + row % positions;
                 Run { first, step: positions, len }
             }
+            At::Back { taps, inputs, outputs } => {
+                let [channel, tap] = [row / taps, taps - 1 - row % taps];
+                let filter = channel / inputs * outputs + start;
+                Run { first: filter * stride + tap * inputs + channel % inputs, step: stride, len }
+            }
             At::Element => Run { first: row * stride + start, step: 1, len },
             At::Transposed => Run { first: start * stride + row, step: stride, len },
             At::Sample(n) => Run { first: row / n * stride + start, step: 1, len },
@@ -301,7 +306,8 @@ fn flat(at: At, row: usize) -> usize {
         | At::Column
         | At::Flat(_)
         | At::Window { .. }
-        | At::Planar { .. } => {
+        | At::Planar { .. }
+        | At::Back { .. } => {
             unreachable!("{at:?} moves with the column")
         }
     }

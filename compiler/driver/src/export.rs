@@ -65,7 +65,8 @@ fn heads(network: &Network, options: &Options, weights: &mut Weights) -> Result<
     let hidden = layers.iter().take(layers.len().saturating_sub(1));
     hidden
         .map(|layer| match options.head {
-            Head::ClassGroup { temperature } => {
+            // Layers with fewer units than classes have a projection.
+            Head::ClassGroup { temperature } if layer.weight.shape[0] >= classes => {
                 let outputs = layer.weight.shape[0];
                 let factor = temperature * classes as f32 / outputs as f32;
                 let member = |class, unit| ffc_ir::interpret::in_group(class, unit, classes, outputs);

@@ -3,9 +3,12 @@
 
 use std::collections::HashSet;
 
+use ffc_compiler::recipe::{Head, Options};
 use ffc_ir::Handle;
 use ffc_ir::kernel::{BufferClass, Program};
-use ffc_ir::module::{BinaryOp, DerivativeFrom, Layer, Op, Param, ParamRole, PoolOp, Value};
+use ffc_ir::module::{
+    BinaryOp, DerivativeFrom, Layer, LayerRole, Module, Op, Param, ParamRole, PoolOp, Value,
+};
 use ffc_ir::types::Dim;
 use ffc_runtime::Cpu;
 use ffc_runtime::artifact::{Artifact, Variant};
@@ -26,6 +29,9 @@ pub struct LayerReport {
     pub parameters: usize,
     /// Multiply-accumulates of one sample.
     pub macs: usize,
+    /// What it learns by: `projection`, `class-group`, `sum-of-squares`, or `classifier` on the network's own logits. None where
+    /// it has no objective of its own, being part of another layer's unit, or is not trained.
+    pub objective: Option<&'static str>,
 }
 
 /// Bytes that training needs.
@@ -75,8 +81,32 @@ pub fn variants(artifact: &Artifact, cpu: &Cpu) -> Vec<VariantReport> {
     artifact.variants.iter().map(report).collect()
 }
 
-/// The network's layers.
-pub fn layers(network: &Network) -> Vec<LayerReport> {
+/// What a layer of a training module learns by.
+fn objective(train: &Module, name: &str) -> Option<&'static str> {
+    let layer = train.layers.iter().find(|layer| layer.name == name)?;
+    let head = train.param(&format!("{name}.head")).map(|head| train.params[head].role);
+    match (layer.role, head) {
+        (LayerRole::Classifier, _) => Some("classifier"),
+        (LayerRole::Hidden, Some(ParamRole::Head(_))) => Some("projection"),
+        (LayerRole::Hidden, Some(ParamRole::Groups)) => Some("class-group"),
+        (LayerRole::Hidden, _) => Some("sum-of-squares"),
+        (LayerRole::Prepare | LayerRole::Whole, _) => None,
+    }
+}
+
+/// For people: which layers have a projection although the recipe says groups.
+pub fn projections_for_groups(train: &Module, options: &Options) -> Option<String> {
+    if !matches!(options.head, Head::ClassGroup { .. }) {
+        return None;
+    }
+    let learned = train.params.values().filter(|param| matches!(param.role, ParamRole::Head(_)));
+    let names: Vec<_> = learned.map(|head| format!("`{}`", head.name.trim_end_matches(".head"))).collect();
+    let what = "fewer channels than classes: a `projection` where other layers have groups";
+    (!names.is_empty()).then(|| format!("{}: {what}", names.join(", ")))
+}
+
+/// The network's layers, with what they learn by where there is a training module.
+pub fn layers(network: &Network, train: Option<&Module>) -> Vec<LayerReport> {
     let sizes: Vec<_> = network.module.layers.iter().map(ffc_onnx::image_sizes).collect();
     let bias =
         |name: &str| network.module.param(&format!("{name}.bias")).map(|bias| &network.module.params[bias]);
@@ -89,6 +119,7 @@ pub fn layers(network: &Network) -> Vec<LayerReport> {
             output_shape: if layer.positions == 1 { vec![outputs] } else { vec![outputs, height, width] },
             parameters: layer.weight.len() + bias(layer.name()).map_or(0, Param::len),
             macs: layer.macs(),
+            objective: train.and_then(|train| objective(train, layer.name())),
         }
     };
     network.contractions().iter().map(report).collect()

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ffc_compiler::recipe::{Options, Precision};
+use ffc_compiler::recipe::{LookAhead, Options, Precision};
 use ffc_data::{Dataset, LoadOptions};
 use ffc_runtime::checkpoint;
 
@@ -21,6 +21,8 @@ use crate::{Failure, network::Network};
 
 /// Epochs where nobody says otherwise.
 const DEFAULT_EPOCHS: usize = 20;
+/// Growth of lambda per epoch with `--look-ahead hop`, where neither recipe nor options have one.
+const HOP_LAMBDA_STEP: f32 = 0.1;
 /// What a checkpoint calls the best accuracy so far.
 pub const BEST: &str = "best_accuracy";
 /// Seed where nobody says otherwise.
@@ -87,6 +89,9 @@ pub fn resolve(source: &Source, args: &TrainingArgs) -> Result<Description, Fail
     }
     let Description { options, schedule, epochs, order, seed, augmentation, .. } = &mut description;
     args.apply(options, schedule)?;
+    if options.look_ahead == LookAhead::Hop && schedule.lambda_step == 0.0 && args.lambda_step.is_none() {
+        schedule.lambda_step = HOP_LAMBDA_STEP;
+    }
     *epochs = args.epochs.unwrap_or(*epochs);
     *order = args.schedule.unwrap_or(*order);
     *seed = args.seed.unwrap_or(*seed);
@@ -189,6 +194,7 @@ pub fn check_fixed(source: &Source, options: &Options) -> Result<(), Failure> {
         ("classifier-rate", options.classifier_rate != own.classifier_rate),
         ("deeper-rate", options.deeper_rate != own.deeper_rate),
         ("grid", options.grid != own.grid),
+        ("unit", options.unit != own.unit),
         ("look-ahead", options.look_ahead != own.look_ahead),
         ("normalization", options.normalization != own.normalization),
         ("predict", options.predict != own.predict),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ffc_compiler::recipe::{
-    Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, RECIPES, Recipe, Schedule,
+    Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, RECIPES, Recipe, Schedule, Unit,
 };
 use serde::Deserialize;
 
@@ -31,12 +31,23 @@ macro_rules! choice {
 }
 
 choice! {
+    /// `--unit`.
+    UnitChoice for Unit {
+        /// Each layer by itself; nothing flows into a skip operand.
+        Layer,
+        /// The layers that a skip operand spans together; each other layer by itself.
+        Block,
+    }
+}
+choice! {
     /// `--look-ahead`.
     LookAheadChoice for LookAhead {
         /// Layers learn from their own error alone.
         Off,
         /// Errors of later layers are added, weighted by lambda.
         Scalar,
+        /// The gradient of the next layer's loss, through that layer alone, is added, weighted by lambda.
+        Hop,
     }
 }
 choice! {
@@ -125,10 +136,13 @@ pub struct TrainingArgs {
     /// Mirror training images, left to right, at random; `--flip=false` overrides a configuration file or checkpoint
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub flip: Option<bool>,
+    /// What has an objective, inside which alone gradients flow [default: layer]
+    #[arg(long, value_enum)]
+    pub unit: Option<UnitChoice>,
     /// Look-ahead to later layers' errors [default: the recipe's]
     #[arg(long, value_enum)]
     pub look_ahead: Option<LookAheadChoice>,
-    /// Growth of look-ahead's lambda per epoch [default: the recipe's]
+    /// Growth of look-ahead's lambda per epoch [default: the recipe's; 0.1 with `--look-ahead hop` where that is 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub lambda_step: Option<f32>,
     /// What goodness takes of the squares (ff-int8) [default: mean]
@@ -196,6 +210,7 @@ impl TrainingArgs {
             seed,
             shift,
             flip,
+            unit,
             look_ahead,
             lambda_step,
             goodness,
@@ -236,6 +251,7 @@ impl TrainingArgs {
         set(&mut options.classifier_rate, self.classifier_rate);
         set(&mut options.deeper_rate, self.deeper_rate);
         set(&mut options.grid, self.grid);
+        set(&mut options.unit, self.unit.map(Into::into));
         set(&mut options.look_ahead, self.look_ahead.map(Into::into));
         set(&mut options.normalization, self.normalization.map(Into::into));
         set(&mut options.predict, self.predict.map(Into::into));

@@ -154,6 +154,7 @@ impl LayerLowering<'_> {
         let what = match self.placement.region(self.layer, kernel) {
             Region::Forward if group.dot.is_some() || self.index == 0 => "forward",
             Region::Head if group.dot.is_some() => "head",
+            Region::LookAhead if group.dot.is_some() => "ahead",
             Region::Update if group.dot.is_some() => "gradient",
             _ => last.map_or("kernel", |&value| self.layer.values[value].name.as_str()),
         };
@@ -306,6 +307,9 @@ impl LayerLowering<'_> {
     /// Where a value's elements are.
     fn place_of(&self, writer: &Writer, value: V) -> Result<At, LowerError> {
         let ty = self.layer.ty(value);
+        if let Op::Back { .. } = self.layer.values[value].op {
+            return self.flat(Type { dtype: ty.dtype, shape: writer.shape });
+        }
         if self.reshaped(value).is_some() { self.flat(ty) } else { Ok(writer.at(ty)) }
     }
 
@@ -396,6 +400,13 @@ impl LayerLowering<'_> {
                 writer.builder.load(buffer, at)
             }
             Op::Transpose(source) => self.turned_load(writer, source, ty)?,
+            Op::Back { weight, taps, groups } => {
+                let buffer = self.stored(weight)?;
+                let [filters, columns] =
+                    self.lowering.program.buffers[buffer].shape.map(|extent| extent.size(1));
+                let at = At::Back { taps, inputs: columns / taps, outputs: filters / groups };
+                writer.builder.load(buffer, at)
+            }
             Op::Reshape(source) => {
                 let at = if ty.is_image() { at } else { self.flat(ty)? };
                 let buffer = self.stored(source)?;

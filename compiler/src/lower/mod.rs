@@ -15,6 +15,7 @@ mod place;
 
 use std::collections::HashMap;
 
+use ffc_ir::analysis::longest_chain;
 use ffc_ir::kernel::{Buffer, BufferClass, Extent, Kernel, Plane, Program, Purpose, Schedule};
 use ffc_ir::module::{Control, Granularity, Module, Op, Param, ParamStorage, RowPlan, Value};
 use ffc_ir::types::{DType, Dim, Type};
@@ -47,7 +48,8 @@ impl std::error::Error for LowerError {}
 /// [`LowerError`] where an operation stands where lowering does not know it.
 pub fn lower(train: &Verified<'_>, infer: &Verified<'_>) -> Result<Program, LowerError> {
     let mut program = Lowering::new(train, infer);
-    let looks_ahead = train.layers.iter().any(|layer| !layer.look_ahead.is_empty());
+    let publishes = |value: &Value| matches!(value.op, Op::Publish(_));
+    let looks_ahead = train.layers.iter().any(|layer| layer.values.values().any(publishes));
     let scouts = match looks_ahead {
         true => program.module(&scout(train), Sweep::Scout)?,
         false => Vec::new(),
@@ -107,6 +109,8 @@ impl Sweep {
 /// The kernels of a layer in order, each with what it is there for.
 struct LayerKernels {
     kernels: Vec<(Handle<Kernel>, Duty)>,
+    /// Contractions that follow from one another, each with a range of its own behind it.
+    chain: usize,
 }
 
 /// What schedules need to know of a kernel.
@@ -136,10 +140,11 @@ impl LayerKernels {
     }
 
     /// The activation's range first, with whatever scale; then the pass again with the scale that was found, and the
-    /// ranges of what follows from it. No weight moves.
+    /// ranges of what follows from it. Where contractions follow from one another, there is a first time for each. No weight moves.
     fn calibrate(&self) -> impl Iterator<Item = Handle<Kernel>> + '_ {
         let tracks = self.with(Duty::TrackForward).next().is_some();
-        let first = self.forward().chain(self.with(Duty::TrackForward)).filter(move |_| tracks);
+        let times = if tracks { self.chain } else { 0 };
+        let first = (0..times).flat_map(|_| self.forward().chain(self.with(Duty::TrackForward)));
         let rest = |duty: Duty| matches!(duty, Duty::TrackForward | Duty::Other);
         let rest = self.kernels.iter().filter(move |(_, duty)| rest(*duty)).map(|(kernel, _)| *kernel);
         first.chain(self.forward()).chain(rest)
@@ -371,7 +376,7 @@ impl LayerLowering<'_> {
             }
         }
         let outputs = self.layer.outputs.iter().map(|&value| self.boundary(value)).collect();
-        Ok((LayerKernels { kernels }, outputs))
+        Ok((LayerKernels { kernels, chain: longest_chain(self.layer) }, outputs))
     }
 
     fn is_concat(&self, value: Handle<Value>) -> bool {
@@ -400,9 +405,11 @@ impl LayerLowering<'_> {
             let buffer = &mut self.lowering.program.buffers[buffer];
             (buffer.shape, buffer.dense) = (shape, true);
         }
+        // Filters that lead back are written in another shape.
+        let back = matches!(self.layer.values[value].op, Op::Back { .. });
         // An image of one position is a row like any other, unless it is looked at as an image.
         let looks = |user: &Value| place::looks_at(&user.op, value);
-        let dense = self.layer.values.values().any(looks) || self.is_concat(value);
+        let dense = back || self.is_concat(value) || self.layer.values.values().any(looks);
         self.lowering.program.buffers[buffer].dense |= !turned && dense;
         buffer
     }

@@ -105,6 +105,14 @@ pub(super) fn looks_at(op: &Op, image: V) -> bool {
     }
 }
 
+/// Rows and columns in which filters are turned to lead back: a row for each tap of each channel, a column for each filter.
+fn back_domain(weight: Type, groups: usize) -> [Dim; 2] {
+    let [Dim::Const(rows), Dim::Const(columns)] = weight.shape else {
+        unreachable!("a verified module's filters have fixed sizes")
+    };
+    [Dim::Const(columns * groups), Dim::Const(rows / groups)]
+}
+
 /// Whether an operation reads all its operands from memory, because it looks at several of their rows, or at other columns.
 fn is_gather(op: &Op) -> bool {
     matches!(
@@ -262,6 +270,7 @@ impl Placement {
             }
             Op::Transpose(source) => self.place_transpose(layer, value, source),
             Op::Dot { .. } | Op::Depthwise { .. } | Op::DepthwiseGrad { .. } => self.open(shape, Some(value)),
+            Op::Back { weight, groups, .. } => self.open(back_domain(layer.ty(weight), groups), None),
             Op::Pool { .. } | Op::MaxGrad { .. } | Op::Slice { .. } => self.place_gather(layer, value),
             Op::Reduce(_, source) => self.place_reduce(layer, source),
             Op::Unary(..)
@@ -473,7 +482,7 @@ impl Placement {
                     }
                     Op::Reduce(..) => demand.plain(value),
                     // Turned by its kernel, for a contraction or for loads elsewhere.
-                    Op::Transpose(_) => demand.plain(value),
+                    Op::Transpose(_) | Op::Back { .. } => demand.plain(value),
                     _ => {}
                 }
                 let Home::Kernel { stage, .. } = self.homes[&value] else { continue };

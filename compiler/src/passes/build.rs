@@ -88,6 +88,9 @@ impl<'a> Builder<'a> {
     }
 
     pub(crate) fn transpose(&mut self, name: &str, a: V) -> V {
+        if let Op::Transpose(source) = self.layer.values[a].op {
+            return source;
+        }
         let ty = self.ty(a).transposed();
         self.shared(name, Op::Transpose(a), ty)
     }
@@ -109,6 +112,19 @@ impl<'a> Builder<'a> {
             unreachable!("activations have a fixed number of columns")
         };
         self.push(name, Op::Concat(a, b), Type::new(ty.dtype, ty.rows(), Dim::Const(first + second)))
+    }
+
+    /// The filters of a weight that lead back to what it was given; those of a dense layer are its transpose.
+    pub(crate) fn back(&mut self, name: &str, weight: V, taps: usize, groups: usize) -> V {
+        if taps == 1 && groups == 1 {
+            return self.transpose(name, weight);
+        }
+        let ty = self.ty(weight);
+        let [Dim::Const(rows), Dim::Const(columns)] = ty.shape else {
+            unreachable!("weights have fixed sizes")
+        };
+        let shape = [columns / taps * groups, rows / groups * taps].map(Dim::Const);
+        self.shared(name, Op::Back { weight, taps, groups }, Type { dtype: ty.dtype, shape })
     }
 
     pub(crate) fn dot(&mut self, name: &str, lhs: V, rhs: V) -> V {
@@ -188,8 +204,10 @@ pub(crate) fn new_stream(module: &Module) -> u32 {
     used.max().map_or(0, |stream| stream + 1)
 }
 
-/// The error signal of a layer: the last value, effects aside, of its look-ahead region, or else of its head.
+/// The error signal of a layer: the last value, effects aside, of its look-ahead region where that adds to the error, or else of its
+/// head.
 pub(crate) fn error_signal(layer: &Layer) -> Option<V> {
     let last = |region: &[V]| region.iter().rev().copied().find(|&value| !layer.values[value].op.is_effect());
-    last(&layer.look_ahead).or_else(|| last(&layer.head))
+    let adds = layer.look_ahead.iter().any(|&value| layer.values[value].op == Op::Ahead);
+    last(&layer.look_ahead).filter(|_| adds).or_else(|| last(&layer.head))
 }

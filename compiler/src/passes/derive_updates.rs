@@ -1,7 +1,9 @@
 //! Derives each layer's gradient from its error signal, strictly inside the layer, and appends the optimizer.
 //!
 //! The gradient goes backwards through the forward region, from the activation to the contractions, operation by
-//! operation. What comes from other layers gets none: not the input, and no skip operand.
+//! operation. What comes from other layers gets none: not the input, and no skip operand. A layer that was joined of several has
+//! contractions behind contractions; there the gradient goes on through the weights, as they are before the step, to what they
+//! contract (`back`).
 //!
 //! Where a layer has no images, gradients are computed channel by channel: the gradient of the activation is
 //! `[units, rows]`, so that it is at once the left operand of the weight gradient, and a bias gradient is a sum along its columns.
@@ -34,6 +36,9 @@ use super::image_size::image_sizes;
 use super::insert_goodness_heads::{Grid, head_name, numbers};
 use crate::recipe::{Goodness, Head, Options};
 
+mod ahead;
+mod back;
+
 /// Runs the pass.
 ///
 /// # Errors
@@ -42,17 +47,20 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let mut stream = new_stream(&module);
     let first = module.layers.iter().position(|layer| layer.role == LayerRole::Hidden);
     let sizes = image_sizes(&module);
-    for (index, size) in sizes.into_iter().enumerate() {
+    for (index, &size) in sizes.iter().enumerate() {
         let mut layer = std::mem::take(&mut module.layers[index]);
         if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
-            let trained = trained_values(&module, &layer);
+            let mut trained = trained_values(&module, &layer);
+            ahead::extend(&layer, &mut trained);
             let lies = |value: V| {
                 layer.ty(value).is_image()
                     || matches!(layer.values[value].op, Op::Concat(..) | Op::Slice { .. })
             };
             let turned = !trained.iter().any(|&value| lies(value));
             let (layer, stream, deeper) = (&mut layer, &mut stream, Some(index) > first);
-            let (gradients, biases) = (HashMap::new(), HashMap::new());
+            let ahead = ahead::goal(layer, module.layers.get(index + 1), &sizes[index..]);
+            let factors = back::factors(layer);
+            let (gradients, normalized, biases) = (HashMap::new(), HashMap::new(), HashMap::new());
             let mut deriver = Deriver {
                 module: &mut module,
                 layer,
@@ -60,20 +68,24 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
                 stream,
                 deeper,
                 size,
+                updates: true,
                 turned,
                 trained,
+                factors,
+                normalized,
                 gradients,
                 biases,
             };
-            deriver.derive()?;
+            deriver.derive(ahead)?;
         }
         module.layers[index] = layer;
     }
     Ok(module)
 }
 
-/// Values of the forward region that depend on the layer's weights.
-fn trained_values(module: &Module, layer: &Layer) -> HashSet<V> {
+/// Values of the forward region that depend on the layer's weights; without factors per row, which the gradient of what they
+/// normalise knows.
+pub(super) fn trained_values(module: &Module, layer: &Layer) -> HashSet<V> {
     let mut trained = HashSet::new();
     for &value in &layer.forward {
         let op = &layer.values[value].op;
@@ -85,7 +97,7 @@ fn trained_values(module: &Module, layer: &Layer) -> HashSet<V> {
             _ => false,
         };
         op.operands(|operand| depends |= trained.contains(&operand));
-        if depends {
+        if depends && !matches!(op, Op::Reduce(..)) {
             trained.insert(value);
         }
     }
@@ -98,11 +110,25 @@ fn columns(layer: &Layer, value: V) -> usize {
     }
 }
 
-fn param_of(layer: &Layer, value: V) -> Option<Handle<Param>> {
+pub(super) fn param_of(layer: &Layer, value: V) -> Option<Handle<Param>> {
     match layer.values[value].op {
         Op::Param(param) => Some(param),
         _ => None,
     }
+}
+
+/// An objective whose gradient is sought: the layer's own, or the next one's.
+struct Goal {
+    /// What it is about.
+    activation: V,
+    /// Its error signal.
+    error: V,
+    /// Whether the activation is logits.
+    classifies: bool,
+    /// Name of the head's matrix.
+    head: String,
+    /// Height and width of the activation.
+    size: [usize; 2],
 }
 
 struct Deriver<'a> {
@@ -112,14 +138,20 @@ struct Deriver<'a> {
     stream: &'a mut u32,
     /// Whether there is a hidden layer before this one.
     deeper: bool,
-    /// Height and width of the activation.
+    /// Height and width of the layer's activation.
     size: [usize; 2],
+    /// Whether weights on the way move.
+    updates: bool,
     /// Whether gradients are `[units, rows]`.
     turned: bool,
     /// Values that depend on the layer's weights.
     trained: HashSet<V>,
     /// What has arrived at each value.
     gradients: HashMap<V, V>,
+    /// The factor per row that each value which contractions of the layer contract is normalised by.
+    factors: HashMap<V, V>,
+    /// What has arrived at each value from where it is normalised, the factor held constant.
+    normalized: HashMap<V, V>,
     /// Biases of images that wait for the quantized gradient of the sum they were added to.
     biases: HashMap<V, Handle<Param>>,
 }
@@ -129,7 +161,7 @@ impl Deriver<'_> {
         Builder::new(self.layer, Region::Update)
     }
 
-    fn derive(&mut self) -> Result<(), String> {
+    fn derive(&mut self, ahead: Option<Goal>) -> Result<(), String> {
         let error =
             error_signal(self.layer).ok_or_else(|| format!("layer `{}` has no head yet", self.layer.name))?;
         let rate = self.builder().push("rate", Op::Control(Control::Rate), Type::scalar());
@@ -138,12 +170,15 @@ impl Deriver<'_> {
         if !self.trained.contains(&activation) {
             return Err(format!("layer `{}` hands over nothing that its weights make", self.layer.name));
         }
-        let gradient = match self.layer.role {
-            LayerRole::Classifier => self.oriented("error.t", error),
-            _ => self.activation_gradient(error)?,
-        };
-        self.gradients.insert(activation, gradient);
+        if let Some(ahead) = ahead {
+            self.look_ahead(&ahead, rate)?;
+        }
+        let classifies = self.layer.role == LayerRole::Classifier;
+        let own = Goal { activation, error, classifies, head: head_name(self.layer), size: self.size };
+        let gradient = self.activation_gradient(&own)?;
+        self.arrive(activation, gradient);
         for value in self.layer.forward.clone().into_iter().rev() {
+            self.through_normalization(value);
             if let Some(gradient) = self.gradients.remove(&value) {
                 self.through(value, gradient, rate)?;
             }
@@ -178,16 +213,15 @@ impl Deriver<'_> {
         if self.turned { self.builder().transpose(name, value) } else { value }
     }
 
-    /// The grid of the layer's head, where it has class scores.
-    fn grid(&self) -> Grid {
-        Grid::of(self.layer, self.size, self.module.classes, self.options)
-    }
-
-    /// The derivative of the loss by the layer's activation.
-    fn activation_gradient(&mut self, error: V) -> Result<V, String> {
-        let activation = self.layer.outputs[0];
+    /// The derivative of a loss by the activation that it is about.
+    fn activation_gradient(&mut self, goal: &Goal) -> Result<V, String> {
+        let Goal { activation, error, .. } = *goal;
+        if goal.classifies {
+            return Ok(self.oriented("error.t", error));
+        }
+        let ty = self.layer.ty(activation);
         if let Head::SumOfSquares { goodness, .. } = self.options.head {
-            let numbers = numbers(self.layer);
+            let numbers = numbers(ty);
             let turned = self.oriented("y.t", activation);
             let error = self.oriented("error.t", error);
             let mut builder = self.builder();
@@ -198,8 +232,9 @@ impl Deriver<'_> {
             };
             return Ok(builder.mul_constant("gradient", product, factor));
         }
-        let (grid, classes, turned) = (self.grid(), self.module.classes, self.turned);
-        let matrix = self.module.param(&head_name(self.layer)).ok_or("the head has no matrix")?;
+        let (classes, turned) = (self.module.classes, self.turned);
+        let grid = Grid::of(ty, goal.size, classes, self.options);
+        let matrix = self.module.param(&goal.head).ok_or("the head has no matrix")?;
         let params = &self.module.params;
         let mut builder = Builder::new(self.layer, Region::Update);
         let matrix = builder.param(params, "head", matrix);
@@ -230,15 +265,25 @@ impl Deriver<'_> {
     fn through(&mut self, value: V, gradient: V, rate: V) -> Result<(), String> {
         let op = self.layer.values[value].op;
         match op {
-            Op::Dot { lhs, rhs } => self.update_weight(value, lhs, rhs, gradient, rate),
+            Op::Dot { lhs, rhs } => {
+                self.back_through(lhs, rhs, gradient);
+                if self.updates { self.update_weight(value, lhs, rhs, gradient, rate) } else { Ok(()) }
+            }
             Op::Depthwise { value: image, weight, window } => {
-                self.update_filter(value, image, weight, window, gradient, rate)
+                self.back_through_filters(image, weight, window, gradient);
+                if self.updates {
+                    self.update_filter(value, image, weight, window, gradient, rate)
+                } else {
+                    Ok(())
+                }
             }
             Op::Binary(BinaryOp::Add, a, b) => {
                 for (operand, other) in [(a, b), (b, a)] {
                     match param_of(self.layer, operand) {
                         Some(bias) if self.module.params[bias].role == ParamRole::Bias => {
-                            self.update_bias(bias, other, gradient, rate);
+                            if self.updates {
+                                self.update_bias(bias, other, gradient, rate);
+                            }
                         }
                         _ => self.arrive(operand, gradient),
                     }
@@ -249,7 +294,11 @@ impl Deriver<'_> {
                 for (operand, other) in [(a, b), (b, a)] {
                     if self.trained.contains(&operand) {
                         let gradient = self.times(gradient, other);
-                        self.arrive(operand, gradient);
+                        if self.factors.get(&operand) == Some(&other) {
+                            self.arrive_normalized(operand, gradient);
+                        } else {
+                            self.arrive(operand, gradient);
+                        }
                     }
                 }
                 self.image_bias(value, a, b, rate);
@@ -399,8 +448,10 @@ impl Deriver<'_> {
     /// The bias that was added to a contraction times a factor per row, once the contraction's own gradient is there:
     /// that one is quantized anyway, and has the factor, which comes out again.
     fn image_bias(&mut self, value: V, contraction: V, factor: V, rate: V) {
-        let is_factor = matches!(self.layer.values[factor].op, Op::Operand(_));
-        if is_factor && let Some(&gradient) = self.gradients.get(&contraction) {
+        let per_row = Type::new(DType::F32, Dim::ROWS, Dim::Const(1));
+        if self.layer.ty(factor) == per_row
+            && let Some(&gradient) = self.gradients.get(&contraction)
+        {
             self.bias_of(value, gradient, Some(factor), rate);
         }
     }

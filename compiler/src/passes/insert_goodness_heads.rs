@@ -79,8 +79,9 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    pub(super) fn of(layer: &Layer, size: [usize; 2], classes: usize, options: &Options) -> Self {
-        let Dim::Const(channels) = layer.ty(layer.outputs[0]).columns() else {
+    /// The grid over an activation of this type and size.
+    pub(super) fn of(activation: Type, size: [usize; 2], classes: usize, options: &Options) -> Self {
+        let Dim::Const(channels) = activation.columns() else {
             unreachable!("activations are [rows, units]")
         };
         let head = match options.head {
@@ -114,7 +115,7 @@ impl Grid {
 
 /// `[rows, classes]`: the scores of a layer's activation, in its head region.
 pub(super) fn class_scores(module: &mut Module, layer: &mut Layer, size: [usize; 2], options: &Options) -> V {
-    let grid = Grid::of(layer, size, module.classes, options);
+    let grid = Grid::of(layer.ty(layer.outputs[0]), size, module.classes, options);
     let matrix = head_matrix(module, layer, &grid);
     let activation = layer.outputs[0];
     let mut builder = Builder::new(layer, Region::Head);
@@ -213,15 +214,15 @@ pub(super) fn goodness(builder: &mut Builder<'_>, kind: Goodness) -> V {
     match kind {
         Goodness::Sum => squares,
         Goodness::Mean => {
-            let numbers = numbers(builder.layer) as f32;
+            let numbers = numbers(builder.ty(activation)) as f32;
             builder.mul_constant("goodness", squares, 1.0 / numbers)
         }
     }
 }
 
-/// Numbers that a layer's activation has a row: units, or channels at all positions.
-pub(super) fn numbers(layer: &Layer) -> usize {
-    let [Dim::Rows(positions), Dim::Const(channels)] = layer.ty(layer.outputs[0]).shape else {
+/// Numbers that an activation has a row: units, or channels at all positions.
+pub(super) fn numbers(activation: Type) -> usize {
+    let [Dim::Rows(positions), Dim::Const(channels)] = activation.shape else {
         unreachable!("activations are [rows, units]")
     };
     positions * channels

@@ -10,7 +10,7 @@
 //!   before the tensor is, so that quantizing fuses into the pass that computes it; what exceeds it saturates;
 //! * the network's input: the largest magnitude that preprocessing can give;
 //! * the error of a softmax: 1, its largest magnitude (`1 + lambda` a later layer with look-ahead);
-//! * weights: their own scale, a channel's or the tensor's.
+//! * weights: their own scale, a channel's; the tensor's where gradients pass through them.
 //!
 //! Activations are rounded to nearest, errors and gradients stochastically. Scales multiply sums after the
 //! contraction; the scale of an activation joins the factor per row that is handed over beside it.
@@ -31,7 +31,9 @@ use ffc_ir::numerics::{MIN_RANGE, QMAX};
 use ffc_ir::types::{DType, Dim, Type};
 
 use super::build::{Builder, V, error_signal, new_stream};
-use crate::recipe::{Normalization, Options};
+use super::derive_updates::{param_of, trained_values};
+use super::insert_look_ahead::looks_at_next;
+use crate::recipe::{LookAhead, Normalization, Options};
 
 /// How fast the maxima that ranges follow fade, per step.
 pub const RANGE_DECAY: f32 = 0.99;
@@ -41,12 +43,13 @@ pub const RANGE_DECAY: f32 = 0.99;
 /// # Errors
 /// Where a scale would have to leave a sum that it cannot leave.
 pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
-    let weights = quantized_params(&mut module);
+    let passed = passed_weights(&module, options);
+    let weights = quantized_params(&mut module, &passed);
     let mut stream = new_stream(&module);
     let stride = if options.normalization == Normalization::Rms { 2 } else { 1 };
     for index in 0..module.layers.len() {
         let old = std::mem::take(&mut module.layers[index]);
-        let later = module.layers[index + 1..].iter().filter(|layer| !layer.look_ahead.is_empty()).count();
+        let later = module.layers[index + 1..].iter().filter(|layer| publishes(layer)).count();
         let mut quantizer = Quantizer {
             wanted: contraction_operands(&old, &weights, stride),
             old: &old,
@@ -66,16 +69,42 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     Ok(module)
 }
 
+/// Weights that gradients pass on their way to what they contract: those behind another contraction of their layer, and, where
+/// layers look at the next one, behind another layer. Prediction finds the same.
+fn passed_weights(module: &Module, options: &Options) -> HashSet<Handle<Param>> {
+    let mut passed = HashSet::new();
+    for (index, layer) in module.layers.iter().enumerate() {
+        let mut trained = trained_values(module, layer);
+        if options.look_ahead == LookAhead::Hop && index > 1 {
+            trained.extend(&layer.forward);
+        }
+        for &value in &layer.forward {
+            let (contracted, weight) = match layer.values[value].op {
+                Op::Dot { lhs, rhs } => (lhs, rhs),
+                Op::Depthwise { value, weight, .. } => (value, weight),
+                _ => continue,
+            };
+            passed.extend(param_of(layer, weight).filter(|_| trained.contains(&contracted)));
+        }
+    }
+    passed
+}
+
+/// Whether a layer shows its error signal to others.
+fn publishes(layer: &Layer) -> bool {
+    layer.look_ahead.iter().any(|&value| matches!(layer.values[value].op, Op::Publish(_)))
+}
+
 /// Gives weights their fixed-point storage and names the parameters that contractions read as integers.
-fn quantized_params(module: &mut Module) -> HashSet<Handle<Param>> {
+fn quantized_params(module: &mut Module, passed: &HashSet<Handle<Param>>) -> HashSet<Handle<Param>> {
     let mut weights = HashSet::new();
     let handles: Vec<_> = module.params.iter().map(|(handle, _)| handle).collect();
     for handle in handles {
         let param = &mut module.params[handle];
         let storage = match param.role {
-            ParamRole::Weight => ParamStorage::Fixed16(Granularity::Channel),
-            // One scale for all: the error passes through the matrix in the other direction too.
-            ParamRole::Head(_) => ParamStorage::Fixed16(Granularity::Tensor),
+            ParamRole::Weight if !passed.contains(&handle) => ParamStorage::Fixed16(Granularity::Channel),
+            // One scale for all: errors pass through the matrix in the other direction too.
+            ParamRole::Weight | ParamRole::Head(_) => ParamStorage::Fixed16(Granularity::Tensor),
             ParamRole::Groups => ParamStorage::I8,
             ParamRole::Velocity => ParamStorage::I16,
             ParamRole::Bias | ParamRole::Range(_) | ParamRole::Constant => continue,
@@ -93,7 +122,9 @@ fn contraction_operands(layer: &Layer, weights: &HashSet<Handle<Param>>, stride:
     let mut wanted = HashSet::new();
     let mut want = |value: V| {
         let mut source = value;
-        while let Op::Transpose(inner) | Op::Window { value: inner, .. } = layer.values[source].op {
+        while let Op::Transpose(inner) | Op::Window { value: inner, .. } | Op::Back { weight: inner, .. } =
+            layer.values[source].op
+        {
             source = inner;
         }
         source = layer.sliced(source).unwrap_or(source);
@@ -191,7 +222,7 @@ impl Quantizer<'_> {
                 let (left, right) = (self.scaled(name, a)?, self.scaled(name, b)?);
                 self.products(region, &ir, left, right)
             }
-            Op::Window { value, .. } => {
+            Op::Window { value, .. } | Op::Back { weight: value, .. } => {
                 let (integer, factors) = self.scaled(name, value)?;
                 self.integers(region, &ir, integer, factors)
             }
@@ -382,7 +413,8 @@ impl Quantizer<'_> {
     fn quantize(&mut self, region: Region, value: V) {
         let parts: Vec<V> = self.old.parts(value).into_iter().map(|(part, _)| part).collect();
         let floats: Vec<V> = parts.iter().map(|&part| self.float(region, part)).collect();
-        let is_error = error_signal(self.old) == Some(value);
+        let is_next_error = looks_at_next(self.old) && self.old.look_ahead.last() == Some(&value);
+        let is_error = error_signal(self.old) == Some(value) || is_next_error;
         let (scale, nearest) = match region {
             Region::Forward if self.old.role == LayerRole::Prepare => {
                 let range = self.options.preprocessing.range();
@@ -390,6 +422,7 @@ impl Quantizer<'_> {
             }
             Region::Forward => (self.tracked_scale(region, "range", &floats), true),
             Region::Head if !is_error => (self.tracked_scale(region, "head_range", &floats), true),
+            Region::LookAhead if !is_error => (self.tracked_scale(region, "ahead_range", &floats), true),
             Region::Head | Region::LookAhead => (self.error_scale(region), false),
             Region::Update => (self.tracked_scale(region, "gradient_range", &floats), false),
         };
@@ -459,7 +492,7 @@ impl Quantizer<'_> {
     /// Softmax errors are at most 1 in magnitude, and look-ahead adds lambda times as much for each later layer.
     fn error_scale(&mut self, region: Region) -> V {
         let later = self.later_publishers as f32;
-        let looks_ahead = error_signal(self.old).is_some() && !self.old.look_ahead.is_empty() && later > 0.0;
+        let looks_ahead = publishes(self.old) && later > 0.0;
         let mut builder = self.builder(region);
         if !looks_ahead {
             return builder.constant(1.0 / QMAX);

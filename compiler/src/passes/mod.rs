@@ -9,6 +9,7 @@ pub mod insert_normalization;
 pub mod insert_preparation;
 pub mod insert_quantizers;
 pub mod insert_scores;
+pub mod join_blocks;
 
 mod build;
 mod image_size;

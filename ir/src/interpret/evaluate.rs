@@ -154,6 +154,13 @@ impl Machine<'_> {
             Op::Reduce(op, x) => fill(&mut |i, _| reduce(op, of(x), i)),
             Op::Splat(x) => fill(&mut |i, j| of(x).at(i, j)),
             Op::Reshape(x) => fill(&mut |i, j| of(x).number(i * columns + j)),
+            Op::Back { weight, taps, groups } => {
+                let [inputs, outputs] = [of(weight).columns / taps, of(weight).rows / groups];
+                fill(&mut |i, j| {
+                    let tap = taps - 1 - j / outputs;
+                    of(weight).at(i / inputs * outputs + j % outputs, tap * inputs + i % inputs)
+                })
+            }
             Op::Pixels { value: x, channels } => {
                 let positions = of(x).columns / channels;
                 fill(&mut |i, j| of(x).number((i / positions * channels + j) * positions + i % positions))

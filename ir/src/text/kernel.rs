@@ -176,6 +176,9 @@ fn element(name: &str, at: At) -> String {
         At::Planar { positions, copies } => {
             format!("{name}[i/{}, j*{positions} + i%{positions}]", positions * copies)
         }
+        At::Back { taps, inputs, outputs } => {
+            format!("{name}[back(i, j), {taps} taps of {inputs} to {outputs}]")
+        }
         At::Row => format!("{name}[i]"),
         At::RowSample(n) => format!("{name}[i/{n}]"),
         At::Flat(n) => format!("{name}[i*{n} + j]"),

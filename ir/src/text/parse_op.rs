@@ -61,6 +61,11 @@ impl Parser<'_, '_> {
                 let (grad, value) = (self.value()?, self.next_value()?);
                 Op::DepthwiseGrad { grad, value, window: self.next_window()? }
             }
+            "back" => Op::Back {
+                weight: self.value()?,
+                taps: self.next_whole("taps")?,
+                groups: self.next_whole("groups")?,
+            },
             "pixels" => Op::Pixels { value: self.value()?, channels: self.next_whole("channels")? },
             "reshape" => Op::Reshape(self.value()?),
             "slice" => {

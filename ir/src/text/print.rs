@@ -132,6 +132,9 @@ impl Names<'_> {
             | Op::MaxGrad { window, .. }
             | Op::Depthwise { window, .. }
             | Op::DepthwiseGrad { window, .. } => (vec![], geometry(&window)),
+            Op::Back { taps, groups, .. } => {
+                (vec![], vec![format!("taps({taps})"), format!("groups({groups})")])
+            }
             Op::Pixels { channels, .. } => (vec![], vec![format!("channels({channels})")]),
             Op::Slice { from, columns, .. } => {
                 (vec![], vec![format!("from({from})"), format!("columns({columns})")])

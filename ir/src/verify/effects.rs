@@ -73,11 +73,12 @@ impl Verifier<'_> {
                 }
             }
         }
+        // Layers run in order, so one may read what a later one will write: it sees what was there before the step.
         for (index, layer) in module.layers.iter().enumerate() {
             for (_, value) in layer.ops() {
                 let value = &layer.values[value];
                 let (Op::Param(param) | Op::ScaleOf(param)) = value.op else { continue };
-                if let Some(&writer) = writers.get(&param).filter(|&&writer| writer != index) {
+                if let Some(&writer) = writers.get(&param).filter(|&&writer| writer < index) {
                     let (param, writer) = (&module.params[param].name, &module.layers[writer].name);
                     let message = format!("reads `@{param}`, which layer `@{writer}` writes");
                     self.fail(at_value(layer, value), message);

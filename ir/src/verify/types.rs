@@ -76,6 +76,20 @@ impl Typing<'_> {
                 self.require(grad.shape == wanted.shape, grad, &format!("of the shape of {wanted}"))?;
                 Ok(Type::new(dtype, value.columns(), Dim::Const(window.taps())))
             }
+            Op::Back { weight, taps, groups } => {
+                let weight = self.of(weight)?;
+                match weight.shape {
+                    [Dim::Const(rows), Dim::Const(columns)]
+                        if taps > 0 && groups > 0 && columns % taps == 0 && rows % groups == 0 =>
+                    {
+                        let sizes =
+                            (columns / taps).checked_mul(groups).zip((rows / groups).checked_mul(taps));
+                        let (rows, columns) = sizes.ok_or("filters that lead back are too many to count")?;
+                        Ok(Type::new(weight.dtype, Dim::Const(rows), Dim::Const(columns)))
+                    }
+                    _ => Err(format!("{weight} is no {groups} groups of filters of {taps} taps")),
+                }
+            }
             Op::Pixels { value, channels } => {
                 let ty = self.of(value)?;
                 match ty.shape {

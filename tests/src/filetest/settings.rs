@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use ffc_compiler::recipe::{Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, Recipe};
+use ffc_compiler::recipe::{
+    Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, Recipe, Unit,
+};
 use ffc_ir::types::DType;
 
 /// The words behind a test's name.
@@ -51,9 +53,12 @@ fn set(options: &mut Options, name: &str, value: &str) -> Result<(), String> {
         "batch" => options.batch = number(name, value)?,
         "momentum" => options.momentum = number(name, value)?,
         "classifier-rate" => options.classifier_rate = number(name, value)?,
+        "unit" => {
+            options.unit = one_of(name, value, &[("layer", Unit::Layer), ("block", Unit::Block)])?;
+        }
         "look-ahead" => {
-            options.look_ahead =
-                one_of(name, value, &[("off", LookAhead::Off), ("scalar", LookAhead::Scalar)])?;
+            let all = [("off", LookAhead::Off), ("scalar", LookAhead::Scalar), ("hop", LookAhead::Hop)];
+            options.look_ahead = one_of(name, value, &all)?;
         }
         "normalization" => {
             options.normalization =

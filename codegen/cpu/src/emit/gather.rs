@@ -177,6 +177,14 @@ impl Emitter<'_> {
         [sample, position]
     }
 
+    /// Group, channel in the group, and place of the tap, of a row of filters that lead back.
+    pub(super) fn filter(&mut self, taps: usize, inputs: usize, row: Row) -> [Value; 3] {
+        let number = self.row_number(row);
+        let [channel, tap] = self.divided(number, taps);
+        let [group, channel] = self.divided(channel, inputs);
+        [group, channel, tap]
+    }
+
     /// The value, or these bits where the condition is 0.
     pub(super) fn unless_outside(&mut self, there: Value, value: Value, bits: u32) -> Value {
         let ty = self.b.func.dfg.value_type(value);

@@ -122,6 +122,14 @@ impl Emitter<'_> {
                 let base = self.indexed(base, sample, row);
                 Address { base: self.indexed(base, position, buffer.dtype.bytes()), offset: 0 }
             }
+            At::Back { taps, inputs, outputs } => {
+                let [group, channel, tap] = self.filter(taps, inputs, point.row());
+                let base = self.indexed(base, group, outputs * row);
+                let base = self.indexed(base, channel, buffer.dtype.bytes());
+                let tap_bytes = inputs * buffer.dtype.bytes();
+                let base = self.indexed_back(base, tap, tap_bytes);
+                self.ahead(Address { base, offset: 0 }, (taps - 1) * tap_bytes)
+            }
             At::Column | At::Scalar => Address { base, offset: 0 },
         };
         match column_pitch(buffer, at) {

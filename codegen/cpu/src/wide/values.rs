@@ -53,7 +53,8 @@ pub(super) fn levels(kernel: &Kernel) -> Vec<Level> {
                 | At::Columns(_)
                 | At::Flat(_)
                 | At::Window { .. }
-                | At::Planar { .. } => Level::Element,
+                | At::Planar { .. }
+                | At::Back { .. } => Level::Element,
                 At::Column if writes.contains(&buffer) => Level::Element,
                 At::Column => Level::Column,
                 At::Row | At::RowSample(_) => Level::Row,

@@ -37,6 +37,11 @@ impl Naive {
             At::Planar { positions, copies } => {
                 i / (positions * copies) * stride + j * positions + i % positions
             }
+            At::Back { taps, inputs, outputs } => {
+                let (channel, tap) = (i / taps, i % taps);
+                let (group, input) = (channel / inputs, channel % inputs);
+                (group * outputs + j) * stride + (taps - 1 - tap) * inputs + input
+            }
             At::Element => i * stride + j,
             At::Transposed => j * stride + i,
             At::Sample(n) => i / n * stride + j,

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ffc_compiler::recipe::{LookAhead, Options, Unit};
 use ffc_runtime::artifact::Artifact;
 use indicatif::HumanBytes;
 use serde_json::json;
 
 use super::{print_json, print_line};
 use crate::compile::{compile, cpu, targets};
-use crate::inspect::{LayerReport, Memory, VariantReport, layers, memory, variants};
+use crate::inspect::{LayerReport, Memory, VariantReport, layers, memory, projections_for_groups, variants};
 use crate::job;
 use crate::options::TrainingArgs;
 use crate::source::{Origin, Source};
@@ -44,11 +45,14 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
     };
     let options = job::resolve(&source, &args.options.clone().with_config()?)?.options;
     // A network may be understood, and yet no program be made of it; then that is said, and the rest shown.
-    let (memory, untrainable) = match compile(&source.network.module, &options) {
-        Ok(compiled) => (Some(memory(&source.network, &compiled.program)), None),
+    let (compiled, untrainable) = match compile(&source.network.module, &options) {
+        Ok(compiled) => (Some(compiled), None),
         Err(failure) => (None, Some(failure.message)),
     };
-    let layers = layers(&source.network);
+    let train = compiled.as_ref().map(|compiled| &compiled.train);
+    let layers = layers(&source.network, train);
+    let note = train.and_then(|train| projections_for_groups(train, &options));
+    let memory = compiled.as_ref().map(|compiled| memory(&source.network, &compiled.program));
     let variants = match &source.origin {
         Origin::Artifact(bytes) => variants(&Artifact::from_bytes(bytes)?.0, &cpu()?),
         Origin::Onnx | Origin::Checkpoint(_) => Vec::new(),
@@ -65,8 +69,11 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
         }));
     }
     print_layers(&source.network, &layers)?;
+    if let Some(note) = note {
+        print_line(&format!("\n{note}"))?;
+    }
     if let Some(memory) = memory {
-        print_memory(&memory, options.batch)?;
+        print_memory(&memory, &options)?;
     }
     if let Some(reason) = untrainable {
         print_line(&format!("\nwith these options it cannot be trained: {reason}"))?;
@@ -113,18 +120,28 @@ fn print_layers(network: &Network, layers: &[LayerReport]) -> Result<(), Failure
     row("in all", "", "", &network.parameters().to_string(), &network.macs().to_string())
 }
 
-fn print_memory(memory: &Memory, batch: usize) -> Result<(), Failure> {
+fn print_memory(memory: &Memory, options: &Options) -> Result<(), Failure> {
     let row = |name: &str, bytes: usize| {
         print_line(&format!("  {name:<44} {:>12}  ({bytes} bytes)", HumanBytes(bytes as u64).to_string()))
     };
-    print_line(&format!("\ntraining memory, batch {batch}"))?;
+    print_line(&format!("\ntraining memory, batch {}", options.batch))?;
     row("weights and biases", memory.parameter_bytes)?;
     row("heads, ranges, optimizer state", memory.state_bytes)?;
-    row("activations, one layer at a time", memory.activation_arena_bytes)?;
+    row(&format!("activations, {} at a time", held(options)), memory.activation_arena_bytes)?;
     row("in all", memory.peak_bytes)?;
     print_line("backpropagation in FP32, the same batch")?;
     row("activations of all layers", memory.backprop_activation_bytes)?;
     row("and weights, gradients, momentum", memory.backprop_peak_bytes)
+}
+
+/// Whose activations a step holds at a time.
+fn held(options: &Options) -> &'static str {
+    match (options.look_ahead, options.unit) {
+        (LookAhead::Off | LookAhead::Scalar, Unit::Layer) => "one layer",
+        (LookAhead::Off | LookAhead::Scalar, Unit::Block) => "one block",
+        (LookAhead::Hop, Unit::Layer) => "two layers",
+        (LookAhead::Hop, Unit::Block) => "two blocks",
+    }
 }
 
 fn print_variants(variants: &[VariantReport]) -> Result<(), Failure> {

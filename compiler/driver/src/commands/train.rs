@@ -12,7 +12,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::{print_json, print_line, say};
-use crate::inspect::memory;
+use crate::inspect::{memory, projections_for_groups};
 use crate::job::{self, Job, Setting};
 use crate::options::TrainingArgs;
 use crate::source::Source;
@@ -192,6 +192,9 @@ fn introduce(job: &Job, data: &Dataset, args: &Train) {
         number(&preprocessing.mean),
         number(&preprocessing.std),
     ));
+    if let Some(note) = projections_for_groups(&job.compiled.train, options) {
+        say(&note);
+    }
     if !job.description.augmentation.is_none() {
         say(&format!("training images are {}", job.description.augmentation));
     }

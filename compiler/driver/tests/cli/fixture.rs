@@ -218,7 +218,7 @@ pub(crate) fn digits(samples: usize, side: usize, classes: usize, seed: u64) -> 
 
 /// `features` to `classes` through layers of 40 and 24.
 pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
-    let module = ffc_ir::parse(&format!(
+    let text = format!(
         "module @net imported {{
            input f32[{features}]
            classes {classes}
@@ -251,8 +251,54 @@ pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
              }}
            }}
          }}"
-    ))
-    .unwrap();
+    );
+    write(&text, features, classes)
+}
+
+/// `features` to `classes` through a layer of 24 and a residual block that narrows to 2 in between.
+pub(crate) fn residual(features: usize, classes: usize) -> Vec<u8> {
+    let text = format!(
+        "module @residual imported {{
+           input f32[{features}]
+           classes {classes}
+           batch 32
+           rows plain
+           param @stem.weight: f32[24, {features}] weight
+           param @a1.weight: f32[2, 24] weight
+           param @a1.bias: f32[1, 2] bias
+           param @a2.weight: f32[24, 2] weight
+           param @fc.weight: f32[{classes}, 24] weight
+           param @fc.bias: f32[1, {classes}] bias
+           layer @main whole {{
+             forward {{
+               %x: f32[rows, {features}] = operand 0
+               %w0 = param @stem.weight
+               %d0 = dot %x, %w0
+               %stem.relu = activate relu, %d0
+               %w1 = param @a1.weight
+               %d1 = dot %stem.relu, %w1
+               %b1 = param @a1.bias
+               %z1 = add %d1, %b1
+               %a1.tanh = activate tanh, %z1
+               %w2 = param @a2.weight
+               %d2 = dot %a1.tanh, %w2
+               %sum = add %d2, %stem.relu
+               %a2.relu = activate relu, %sum
+               %w3 = param @fc.weight
+               %d3 = dot %a2.relu, %w3
+               %b3 = param @fc.bias
+               %z3 = add %d3, %b3
+               yield %z3
+             }}
+           }}
+         }}"
+    );
+    write(&text, features, classes)
+}
+
+/// A network in text form, with seeded weights, as an ONNX file.
+fn write(text: &str, features: usize, classes: usize) -> Vec<u8> {
+    let module = ffc_ir::parse(text).unwrap();
     let mut numbers = Numbers(features as u64);
     let mut values = |param: &Param| match param.role {
         ParamRole::Bias => vec![0.0; param.len()],

@@ -6,7 +6,7 @@
 use ffc_ir::Window;
 use ffc_ir::arena::Handle;
 use ffc_ir::kernel::{At, Buffer};
-use iced_x86::code_asm::{eax, ptr, qword_ptr, r12, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp};
+use iced_x86::code_asm::{eax, ptr, qword_ptr, r11, r12, r15, rax, rbx, rcx, rdi, rdx, rsi, rsp};
 
 use super::super::asm::{Base, LANES, offset_of, times, x86};
 use super::super::contract::gather::{SAMPLE, divide, quotient};
@@ -33,7 +33,7 @@ pub(super) struct Seen {
 
 /// Whether loads at this place need an address for each row.
 pub(super) fn is_found(at: At) -> bool {
-    matches!(at, At::Window { .. } | At::Planar { .. })
+    matches!(at, At::Window { .. } | At::Planar { .. } | At::Back { .. })
 }
 
 impl Emitter<'_> {
@@ -71,6 +71,7 @@ impl Emitter<'_> {
                     self.find_seen(buffer, &window, tap);
                 }
                 At::Planar { positions, copies } => self.find_planar(buffer, positions, copies),
+                At::Back { taps, inputs, outputs } => self.find_filter(buffer, taps, inputs, outputs),
                 _ => unreachable!("other places move by a step"),
             }
             x86!(self.asm; mov(qword_ptr(rdi + offset_of(ADDRESS * number)), rax));
@@ -104,6 +105,23 @@ impl Emitter<'_> {
         times(&mut self.asm, rsi, element);
         self.pointer(rax, image);
         x86!(self.asm; add(rax, rdx); add(rax, rsi));
+    }
+
+    /// `rax` is the address of what the first of a group's filters has for a row of filters that lead back.
+    fn find_filter(&mut self, filters: Handle<Buffer>, taps: usize, inputs: usize, outputs: usize) {
+        let buffer = self.buffer(filters);
+        let (pitch, element) = (row_bytes(buffer), buffer.dtype.bytes());
+        x86!(self.asm; mov(rsi, rbx));
+        divide(&mut self.asm, rdx, rsi, taps);
+        x86!(self.asm; mov(r11, rdx));
+        divide(&mut self.asm, rdx, r11, inputs);
+        // rdx: the group; r11: the channel in it; rsi: how far the tap is from the last.
+        times(&mut self.asm, rdx, outputs * pitch);
+        times(&mut self.asm, r11, element);
+        times(&mut self.asm, rsi, inputs * element);
+        self.pointer(rax, filters);
+        x86!(self.asm; add(rax, rdx); add(rax, r11); sub(rax, rsi));
+        x86!(self.asm; add(rax, offset_of((taps - 1) * inputs * element)));
     }
 
     /// Makes a lead of those that are found for each row.

@@ -103,7 +103,7 @@ impl Emitter<'_> {
                 At::RowSample(per) => (vector_pitch(buffer), per),
                 At::Transposed => (buffer.dtype.bytes(), 1),
                 At::Column | At::Scalar => (0, 1),
-                At::Window { .. } | At::Planar { .. } => unreachable!("found above"),
+                At::Window { .. } | At::Planar { .. } | At::Back { .. } => unreachable!("found above"),
             };
             let base = self.lead(leads);
             self.pointer(rax, handle);
