@@ -29,6 +29,9 @@ pub struct Options {
     pub classifier_rate: f32,
     /// Learning rate of each hidden layer but the first, as a factor of the first one's.
     pub deeper_rate: f32,
+    /// How a parameter's learning rate follows from its shape.
+    #[serde(default)]
+    pub rates: Rates,
     /// Largest magnitude that an activation's quantizer resolves; infinite for no limit.
     #[serde(with = "limit")]
     pub range_limit: f32,
@@ -96,6 +99,17 @@ pub enum Unit {
     Layer,
     /// The layers that a skip operand spans; a layer that none spans is a unit by itself.
     Block,
+}
+
+/// How a parameter's learning rate follows from its shape.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rates {
+    /// It does not.
+    #[default]
+    Equal,
+    /// In networks of images it falls with the inputs of a unit. In others all are equal.
+    ByInputs,
 }
 
 /// How errors of later layers join a layer's own.
@@ -273,6 +287,7 @@ impl Recipe {
             momentum: self.momentum,
             classifier_rate: self.classifier_rate,
             deeper_rate: self.deeper_rate,
+            rates: Rates::ByInputs,
             range_limit: self.range_limit,
             grid: GRID,
             batch: self.batch,

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ffc_compiler::pipeline;
-use ffc_compiler::recipe::{LookAhead, Normalization, Options, Precision, RECIPES, Unit};
+use ffc_compiler::recipe::{LookAhead, Normalization, Options, Precision, RECIPES, Rates, Unit};
 use ffc_ir::Handle;
 use ffc_ir::interpret::{self, Batch, Controls, Mode, Samples, State};
 use ffc_ir::module::{Activation, Module, Op, Param, ParamRole};
@@ -126,6 +126,7 @@ fn gradients_of_images_are_slopes_of_their_layers_loss() {
                     precision: Precision::Float,
                     classifier_rate: 1.0,
                     deeper_rate: 1.0,
+                    rates: Rates::Equal,
                     momentum: 0.0,
                     ..recipe.options()
                 };

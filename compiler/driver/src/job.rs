@@ -193,6 +193,7 @@ pub fn check_fixed(source: &Source, options: &Options) -> Result<(), Failure> {
         ("momentum", options.momentum != own.momentum),
         ("classifier-rate", options.classifier_rate != own.classifier_rate),
         ("deeper-rate", options.deeper_rate != own.deeper_rate),
+        ("rates", options.rates != own.rates),
         ("grid", options.grid != own.grid),
         ("unit", options.unit != own.unit),
         ("look-ahead", options.look_ahead != own.look_ahead),

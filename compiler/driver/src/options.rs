@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ffc_compiler::recipe::{
-    Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, RECIPES, Recipe, Schedule, Unit,
+    Goodness, Head, LookAhead, Normalization, Options, Precision, Predict, RECIPES, Rates, Recipe, Schedule,
+    Unit,
 };
 use serde::Deserialize;
 
@@ -37,6 +38,15 @@ choice! {
         Layer,
         /// The layers that a skip operand spans together; each other layer by itself.
         Block,
+    }
+}
+choice! {
+    /// `--rates`.
+    RatesChoice for Rates {
+        /// One rate for all parameters of a layer.
+        Equal,
+        /// Where the network has images, less for parameters with many inputs.
+        ByInputs,
     }
 }
 choice! {
@@ -115,6 +125,9 @@ pub struct TrainingArgs {
     /// Factor of deeper hidden layers' learning rate [default: the recipe's]
     #[arg(long, value_name = "X")]
     pub deeper_rate: Option<f32>,
+    /// How learning rates follow from the shapes of parameters [default: by-inputs]
+    #[arg(long)]
+    pub rates: Option<RatesChoice>,
     /// Cells along each side to which heads pool images [default: 4]
     #[arg(long, value_name = "N")]
     pub grid: Option<usize>,
@@ -203,6 +216,7 @@ impl TrainingArgs {
             learning_rate,
             classifier_rate,
             deeper_rate,
+            rates,
             grid,
             warmup_steps,
             final_rate,
@@ -250,6 +264,7 @@ impl TrainingArgs {
         set(&mut options.momentum, self.momentum);
         set(&mut options.classifier_rate, self.classifier_rate);
         set(&mut options.deeper_rate, self.deeper_rate);
+        set(&mut options.rates, self.rates.map(Into::into));
         set(&mut options.grid, self.grid);
         set(&mut options.unit, self.unit.map(Into::into));
         set(&mut options.look_ahead, self.look_ahead.map(Into::into));
