@@ -15,3 +15,4 @@ mod exports;
 mod fixture;
 mod images;
 mod memory;
+mod objects;
