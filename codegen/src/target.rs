@@ -52,11 +52,14 @@ impl Architecture {
         }
     }
 
+    /// The architecture of this name, if it is one of ours.
+    pub fn find(name: &str) -> Option<Self> {
+        [Self::X86_64, Self::Aarch64, Self::Riscv64].into_iter().find(|known| known.name() == name)
+    }
+
     /// The architecture that this program was built for, if it is one of ours.
     pub fn host() -> Option<Self> {
-        [Self::X86_64, Self::Aarch64, Self::Riscv64]
-            .into_iter()
-            .find(|architecture| architecture.name() == std::env::consts::ARCH)
+        Self::find(std::env::consts::ARCH)
     }
 }
 

@@ -195,6 +195,13 @@ pub enum ParamRole {
     Constant,
 }
 
+impl ParamRole {
+    /// Whether it is what training is for: a weight, a bias or a head's matrix.
+    pub fn is_trained(self) -> bool {
+        matches!(self, Self::Weight | Self::Bias | Self::Head)
+    }
+}
+
 /// How a parameter is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

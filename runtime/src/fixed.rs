@@ -7,16 +7,16 @@
 pub const WEIGHT_MAX: i32 = 127 * 256;
 
 /// Ranges below this count as this, so that a scale is never 0.
-const MIN_RANGE: f32 = 1e-12;
+pub const MIN_RANGE: f32 = 1e-12;
 
 /// How much larger than the largest weight the range starts, so that training has room.
-const HEADROOM: f32 = 1.5;
+pub const HEADROOM: f32 = 1.5;
 
 /// Largest magnitude of the rounded plane.
-const QMAX: f32 = 127.0;
+pub const QMAX: f32 = 127.0;
 
 /// Steps of a fixed-point weight per step of its rounded plane.
-const STEPS: f32 = 256.0;
+pub const STEPS: f32 = 256.0;
 
 /// The largest magnitude, from 0, ignoring NaN.
 pub fn abs_max(weights: &[f32]) -> f32 {

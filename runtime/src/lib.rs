@@ -45,5 +45,5 @@ mod validate;
 pub use cpu::Cpu;
 pub use error::{ArtifactError, CpuError, LoadError, StepError, WeightError};
 pub use file::{Attachments, WEIGHTS_ATTACHMENT};
-pub use params::StateTensor;
+pub use params::{StateTensor, pack_state};
 pub use session::{MemoryUse, Options, Samples, Session, StepReport, hash_weights};

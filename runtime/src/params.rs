@@ -24,8 +24,8 @@ pub struct StateTensor<'a> {
 }
 
 impl Param {
-    /// The names of its tensors and the buffers that they are in.
-    pub(crate) fn tensors(&self) -> Vec<(String, usize)> {
+    /// The names of its tensors and the buffers that they are in, by their positions in [`Artifact::buffers`].
+    pub fn tensors(&self) -> Vec<(String, usize)> {
         let part = |part: &str, buffer| (format!("{}.{part}", self.name), buffer);
         match self.storage {
             Storage::Plain { value } => vec![(self.name.clone(), value)],
@@ -92,6 +92,22 @@ impl Plane {
 pub(crate) fn find<'a>(program: &'a Artifact, name: &str) -> Result<&'a Param, WeightError> {
     let param = program.params.iter().find(|param| param.name == name);
     param.ok_or_else(|| WeightError::Unknown(name.to_string()))
+}
+
+/// The state of a validated artifact, [`Artifact::state_bytes`] of it, in which these parameters have these values, and all
+/// others are 0: for programs that start without a session.
+///
+/// # Errors
+/// When there is no such parameter, it has another number of elements, or cannot hold a value.
+pub fn pack_state<'a>(
+    program: &Artifact,
+    values: impl Iterator<Item = (&'a str, &'a [f32])>,
+) -> Result<Vec<u8>, WeightError> {
+    let mut state = vec![0; program.state_bytes];
+    for (name, values) in values {
+        pack(program, &mut state, find(program, name)?, values)?;
+    }
+    Ok(state)
 }
 
 /// The values of a parameter.

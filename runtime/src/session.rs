@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 
 use sha2::{Digest, Sha256};
 
-use crate::artifact::{Artifact, ParamRole, Purpose};
+use crate::artifact::{Artifact, Purpose};
 use crate::machine::{Batch, Controls, Machine};
 use crate::params::{self, StateTensor};
 use crate::random::step_key;
@@ -368,8 +368,7 @@ impl Session {
 
     /// Name, shape and values of everything that is trained: weights, biases and the heads' matrices.
     pub fn weights(&self) -> impl Iterator<Item = (&str, [usize; 2], Vec<f32>)> {
-        let trained = |role| matches!(role, ParamRole::Weight | ParamRole::Bias | ParamRole::Head);
-        let params = self.program().params.iter().filter(move |param| trained(param.role));
+        let params = self.program().params.iter().filter(|param| param.role.is_trained());
         params.map(|param| {
             (&*param.name, param.shape, params::unpack(self.program(), self.machine.state(), param))
         })

@@ -1,5 +1,6 @@
 //! What the tests of this workspace share: small networks, seeded data, file tests, and ways to run a step.
 
+pub mod cc;
 pub mod filetest;
 pub mod images;
 pub mod networks;

@@ -10,6 +10,7 @@
 //! * `machine` says what a target's instructions offer and configures Cranelift for it;
 //! * `blob` compiles functions and lays them out;
 //! * `native` makes a target of the machine that this program runs on;
+//! * `object` makes an artifact a relocatable file that needs no runtime;
 //! * [`ceiling`] has kernels that measure what a machine can do.
 
 mod backend;
@@ -20,6 +21,7 @@ mod emit;
 mod layout;
 mod machine;
 mod native;
+mod object;
 mod plan;
 mod vex;
 mod wide;
@@ -27,3 +29,4 @@ mod x86;
 
 pub use backend::CpuBackend;
 pub use native::native;
+pub use object::{Embedding, Object, Status, object, object_targets};

@@ -15,4 +15,5 @@ mod exports;
 mod fixture;
 mod images;
 mod memory;
+mod objects;
 mod units;
