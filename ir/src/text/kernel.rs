@@ -7,6 +7,7 @@ use crate::kernel::{
     At, Binary, Buffer, BufferClass, Contraction, Expr, Fold, Geometry, Kernel, Outside, Over, Plane,
     Program, Schedule, Side, Stage, Unary,
 };
+use crate::window::Window;
 
 /// One line per kernel (its domain, what it contracts, reads and writes) and one per schedule: short enough to pin in
 /// a test, so that lost fusion shows.
@@ -166,6 +167,7 @@ fn element(name: &str, at: At) -> String {
         At::Transposed => format!("{name}[j, i]"),
         At::Sample(n) => format!("{name}[i/{n}, j]"),
         At::Window { window, tap, outside } => {
+            let window = Window::from(window);
             let outside = match outside {
                 Outside::Zero => "0",
                 Outside::Least => "least",
