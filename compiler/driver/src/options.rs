@@ -104,7 +104,7 @@ pub struct TrainingArgs {
     /// Factor of deeper hidden layers' learning rate [default: the recipe's]
     #[arg(long, value_name = "X")]
     pub deeper_rate: Option<f32>,
-    /// Cells along each side to which heads pool images [default: 4]
+    /// Cells along each side to which heads pool images; fewer where a head would be large [default: 4]
     #[arg(long, value_name = "N")]
     pub grid: Option<usize>,
     /// Steps in which the learning rate rises to its largest [default: the recipe's]
