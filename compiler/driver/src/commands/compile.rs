@@ -148,6 +148,7 @@ fn starting_weights(
     let constants = preprocessing_constants(&description.options);
     let init = job::init(source, flags);
     let values = initial_values(&compiled.program.params, &network, &constants, init, description.seed);
-    let values: Vec<_> = values.map(|(name, values)| (name.to_string(), values)).collect();
+    let values = values.map(|start| start.map(|start| (start.param.name.clone(), start.all())));
+    let values = values.collect::<Result<Vec<_>, Failure>>()?;
     weights::safetensors(&values, artifact)
 }

@@ -43,7 +43,8 @@ pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Re
     }
     let taps = window.taps();
     importer.builder.charge_weight([filters, depth.saturating_mul(taps)])?;
-    let values = taps_first(&weight.as_floats(usize::MAX)?, depth, taps);
+    // Taps before channels.
+    let values = weight.as_numbers()?.clone().transposed(depth, taps);
     let bias = importer.optional_folded(node, 2)?.map(|bias| row(&bias, filters)).transpose()?;
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
     let matrix = Matrix { outputs: filters, inputs: taps.saturating_mul(depth), values };
@@ -60,17 +61,9 @@ pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Re
         .into());
     };
     if let Some(bias) = bias {
-        value = importer.builder.bias(value, layer, bias)?;
+        value = importer.builder.bias(value, layer, bias.into())?;
     }
     importer.built(node, value, View::image(Extent { size: window.output, channels: filters }, rank + 2))
-}
-
-/// `[filters, depth, taps]` to `[filters, taps, depth]`.
-fn taps_first(values: &[f32], depth: usize, taps: usize) -> Vec<f32> {
-    let filters = values.chunks(depth.saturating_mul(taps).max(1));
-    filters
-        .flat_map(|filter| (0..taps).flat_map(move |tap| filter.iter().skip(tap).step_by(taps).copied()))
-        .collect()
 }
 
 /// Sizes beyond this are no window's.
@@ -297,14 +290,6 @@ fn pad<'m>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn taps_come_first() {
-        // Two filters of two channels and three taps.
-        let values: Vec<f32> = (0..12).map(|value| value as f32).collect();
-        let expected = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11].map(|value| value as f32);
-        assert_eq!(taps_first(&values, 2, 3), expected);
-    }
 
     #[test]
     fn results_are_as_large_as_the_padding_says() {
