@@ -161,7 +161,7 @@ fn what_is_wrong_with_images_is_named() {
 fn images_of_another_size_than_the_network_s_are_refused() {
     let fixture = fixture();
     fixture.write("net.onnx", convolutional(8, 4, 1, CLASSES.len()));
-    let texts = ["a sample of `images.tar` has 108 numbers (3x6x6)", "`pixels` wants 64", "help: "];
+    let texts = ["has 108 numbers (3x6x6)", "`pixels` wants 64", "help: "];
     for line in
         ["train net.onnx --data images.tar -o out.onnx --checkpoint run", "eval net.onnx --data images"]
     {
