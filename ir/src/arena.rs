@@ -100,6 +100,11 @@ impl<T> Arena<T> {
         self.items.is_empty()
     }
 
+    /// Gives back room that was kept for more items.
+    pub fn shrink_to_fit(&mut self) {
+        self.items.shrink_to_fit();
+    }
+
     /// Items with their handles, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (Handle<T>, &T)> + ExactSizeIterator {
         self.items.iter().enumerate().map(|(index, item)| (Handle::new(index), item))

@@ -27,7 +27,7 @@ use crate::arena::{Arena, Handle};
 use crate::module::{Control, Param};
 use crate::numerics::Arith;
 use crate::types::DType;
-use crate::window::Window;
+use crate::window::{PackedWindow, Window};
 
 /// A compiled training program before it becomes code.
 #[derive(Clone, Debug, PartialEq)]
@@ -341,7 +341,7 @@ pub enum At {
     /// `[r, j]` where `r` is the row that position `i` sees through the tap; beyond the edge there is what `outside` says.
     Window {
         /// The geometry.
-        window: Window,
+        window: PackedWindow,
         /// Which tap.
         tap: usize,
         /// What is there where nothing is.
@@ -626,6 +626,12 @@ impl KernelBuilder {
     /// The handle of an expression, shared with an equal one.
     pub fn expr(&mut self, expr: Expr) -> Handle<Expr> {
         *self.known.entry(expr).or_insert_with(|| self.exprs.push(expr))
+    }
+
+    /// The expressions, in no more room than they need.
+    pub fn finish(mut self) -> Arena<Expr> {
+        self.exprs.shrink_to_fit();
+        self.exprs
     }
 
     /// A load.

@@ -185,6 +185,34 @@ impl Window {
     }
 }
 
+/// A [`Window`] in a third of the room: expressions are many, and each takes as much as the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PackedWindow {
+    /// Input, output, kernel, stride, dilation, spread.
+    sizes: [[u16; 2]; 6],
+    pad: [i32; 2],
+    repeats: bool,
+}
+
+impl From<Window> for PackedWindow {
+    /// # Panics
+    /// If the window, or the one that it [leads back](Window::back) from, [is none](Window::fault).
+    fn from(window: Window) -> Self {
+        let Window { input, output, kernel, stride, dilation, spread, pad, repeats } = window;
+        let size = |size| u16::try_from(size).expect("a window has no size beyond 32768");
+        let sizes = [input, output, kernel, stride, dilation, spread].map(|pair| pair.map(size));
+        let pad = pad.map(|pad| i32::try_from(pad).expect("no window reaches over more than 2^31 positions"));
+        Self { sizes, pad, repeats }
+    }
+}
+
+impl From<PackedWindow> for Window {
+    fn from(PackedWindow { sizes, pad, repeats }: PackedWindow) -> Self {
+        let [input, output, kernel, stride, dilation, spread] = sizes.map(|pair| pair.map(usize::from));
+        Self { input, output, kernel, stride, dilation, spread, pad: pad.map(|pad| pad as isize), repeats }
+    }
+}
+
 /// The factors of a number, merged while their product is at most 8.
 fn factors(number: usize) -> Vec<usize> {
     const FEW: usize = 8;
@@ -253,6 +281,9 @@ mod tests {
             let mut there: Vec<_> = pairs(&window).into_iter().map(|(o, i)| (i, o)).collect();
             there.sort_unstable();
             assert_eq!(pairs(&window.back()), there, "{window}");
+            for window in [window, window.back()] {
+                assert_eq!(Window::from(PackedWindow::from(window)), window);
+            }
         }
     }
 

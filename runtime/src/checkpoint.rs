@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -76,10 +76,9 @@ pub fn save(
 ) -> Result<(), CheckpointError> {
     let metadata = Metadata::new(session, metadata.clone());
     let metadata = serde_json::to_string(&metadata).expect("the metadata is plain data with string keys");
-    let bytes = write(&session.state(), metadata).map_err(CheckpointError::Mismatch)?;
     fs::create_dir_all(folder).map_err(|error| io_error(folder, error))?;
     let (unfinished, finished) = (folder.join(UNFINISHED), folder.join(FILE));
-    write_synced(&unfinished, &bytes).map_err(|error| io_error(&unfinished, error))?;
+    write_synced(&unfinished, session, metadata).map_err(|error| io_error(&unfinished, error))?;
     fs::rename(&unfinished, &finished).map_err(|error| io_error(&finished, error))?;
     sync_folder(folder).map_err(|error| io_error(folder, error))
 }
@@ -143,14 +142,14 @@ impl Metadata {
     }
 }
 
-fn io_error(path: &Path, error: io::Error) -> CheckpointError {
-    CheckpointError::Io { path: path.to_path_buf(), error }
+fn write_synced(path: &Path, session: &Session, metadata: String) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    write(&session.state(), metadata, &mut file)?;
+    file.into_inner()?.sync_all()
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+fn io_error(path: &Path, error: io::Error) -> CheckpointError {
+    CheckpointError::Io { path: path.to_path_buf(), error }
 }
 
 /// Forces the new name to the disk, where folders can be opened.

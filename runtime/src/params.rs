@@ -143,7 +143,7 @@ fn to_f32(element: Element, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-/// Sets the values of a parameter.
+/// Sets the values of a parameter, or none where it cannot hold one.
 pub(crate) fn pack(
     program: &Artifact,
     state: &mut [u8],
@@ -154,62 +154,111 @@ pub(crate) fn pack(
         let name = param.name.clone();
         return Err(WeightError::Length { name, expected: param.len(), given: values.len() });
     }
+    let columns = param.shape[1];
+    let element = match param.storage {
+        Storage::Plain { value } => program.buffers[value].element,
+        Storage::Fixed16 { .. } => Element::F32,
+    };
+    let fixed = matches!(param.storage, Storage::Fixed16 { .. });
+    let holds = |value: &f32| (!fixed || value.is_finite()) && holds(element, *value);
+    if let Some(index) = values.iter().position(|value| !holds(value)) {
+        return Err(bad_value(param, index, values[index]));
+    }
+    pack_by_row(program, state, param, &mut |row, to| to.copy_from_slice(&values[row * columns..][..columns]))
+}
+
+/// Sets the values of a parameter row by row.
+pub(crate) fn pack_by_row(
+    program: &Artifact,
+    state: &mut [u8],
+    param: &Param,
+    row: &mut dyn FnMut(usize, &mut [f32]),
+) -> Result<(), WeightError> {
+    let plane = |buffer: usize| Plane::of(&program.buffers[buffer]);
     match param.storage {
-        Storage::Plain { value } => {
-            let plane = Plane::of(&program.buffers[value]);
-            let bytes = from_f32(plane.element, values).map_err(|index| bad_value(param, values, index))?;
-            plane.write(state, &bytes);
-        }
+        Storage::Plain { value } => pack_plain(state, &plane(value), param, row),
         Storage::Fixed16 { high, low, scale } => {
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(bad_value(param, values, index));
-            }
-            let planes = [high, low, scale].map(|buffer| Plane::of(&program.buffers[buffer]));
-            pack_fixed(state, &planes, param.shape[1], values);
+            pack_fixed(state, &[high, low, scale].map(plane), param, row)
         }
     }
-    Ok(())
 }
 
-fn bad_value(param: &Param, values: &[f32], index: usize) -> WeightError {
-    WeightError::Value { name: param.name.clone(), index, value: values[index] }
+fn bad_value(param: &Param, index: usize, value: f32) -> WeightError {
+    WeightError::Value { name: param.name.clone(), index, value }
 }
 
-/// Values as stored; the first that the type cannot hold exactly, where there is one.
-fn from_f32(element: Element, values: &[f32]) -> Result<Vec<u8>, usize> {
+/// Whether a type holds a value exactly.
+fn holds(element: Element, value: f32) -> bool {
     let limits = match element {
-        Element::F32 => return Ok(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        Element::F32 => return true,
         Element::I16 => f32::from(i16::MIN)..=f32::from(i16::MAX),
         Element::I8 => f32::from(i8::MIN)..=f32::from(i8::MAX),
         Element::U8 | Element::I32 => unreachable!("validated: parameters are f32, i8 or i16"),
     };
-    let bad = values.iter().position(|value| value.fract() != 0.0 || !limits.contains(value));
-    let integers = values.iter().map(|&value| value as i16);
-    match (bad, element) {
-        (Some(index), _) => Err(index),
-        (None, Element::I8) => Ok(integers.map(|value| value as u8).collect()),
-        (None, _) => Ok(integers.flat_map(i16::to_le_bytes).collect()),
+    value.fract() == 0.0 && limits.contains(&value)
+}
+
+/// Stores rows as they are.
+fn pack_plain(
+    state: &mut [u8],
+    plane: &Plane,
+    param: &Param,
+    row: &mut dyn FnMut(usize, &mut [f32]),
+) -> Result<(), WeightError> {
+    let [rows, columns] = param.shape;
+    let mut values = vec![0.0; columns];
+    for number in 0..rows {
+        row(number, &mut values);
+        if let Some(column) = values.iter().position(|value| !holds(plane.element, *value)) {
+            return Err(bad_value(param, number * columns + column, values[column]));
+        }
+        let places = plane.row_mut(state, number).chunks_exact_mut(plane.element.bytes());
+        places.zip(&values).for_each(|(place, &value)| match plane.element {
+            Element::F32 => place.copy_from_slice(&value.to_le_bytes()),
+            Element::I16 => place.copy_from_slice(&(value as i16).to_le_bytes()),
+            _ => place.copy_from_slice(&(value as i8).to_le_bytes()),
+        });
     }
+    Ok(())
 }
 
 /// Quantizes rows that share a scale, which is each row or all of them.
-fn pack_fixed(state: &mut [u8], [high, low, scale]: &[Plane; 3], columns: usize, values: &[f32]) {
+fn pack_fixed(
+    state: &mut [u8],
+    [high, low, scale]: &[Plane; 3],
+    param: &Param,
+    row: &mut dyn FnMut(usize, &mut [f32]),
+) -> Result<(), WeightError> {
+    let [rows, columns] = param.shape;
     let scales = scale.shape[0];
-    let rows_per_scale = high.shape[0] / scales;
-    let mut scale_bytes = Vec::with_capacity(4 * scales);
-    for (group, values) in values.chunks_exact(rows_per_scale * columns).enumerate() {
-        let scale = fixed::channel_scale(fixed::abs_max(values));
-        scale_bytes.extend(scale.to_le_bytes());
-        for (row, values) in values.chunks_exact(columns).enumerate() {
-            let row = group * rows_per_scale + row;
+    let rows_per_scale = rows / scales;
+    let mut values = vec![0.0; columns];
+    for group in 0..scales {
+        let members = group * rows_per_scale..(group + 1) * rows_per_scale;
+        let mut largest = 0.0f32;
+        for number in members.clone() {
+            row(number, &mut values);
+            if let Some(column) = values.iter().position(|value| !value.is_finite()) {
+                return Err(bad_value(param, number * columns + column, values[column]));
+            }
+            largest = largest.max(fixed::abs_max(&values));
+        }
+        let factor = fixed::channel_scale(largest);
+        let place = group * scale.stride_bytes;
+        state[scale.offset + place..][..4].copy_from_slice(&factor.to_le_bytes());
+        for number in members {
+            // A row on its own is still there.
+            if rows_per_scale > 1 {
+                row(number, &mut values);
+            }
             for (column, &value) in values.iter().enumerate() {
-                let (high_byte, low_byte) = fixed::split_planes(fixed::fixed_of(value, scale));
-                high.row_mut(state, row)[column] = high_byte.cast_unsigned();
-                low.row_mut(state, row)[column] = low_byte.cast_unsigned();
+                let (high_byte, low_byte) = fixed::split_planes(fixed::fixed_of(value, factor));
+                high.row_mut(state, number)[column] = high_byte.cast_unsigned();
+                low.row_mut(state, number)[column] = low_byte.cast_unsigned();
             }
         }
     }
-    scale.write(state, &scale_bytes);
+    Ok(())
 }
 
 /// All tensors of the state, in the order of the parameters.

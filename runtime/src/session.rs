@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 
 use sha2::{Digest, Sha256};
 
-use crate::artifact::{Artifact, Purpose};
+use crate::artifact::{Artifact, Param, Purpose};
 use crate::machine::{Batch, Controls, Machine};
 use crate::params::{self, StateTensor};
 use crate::random::step_key;
@@ -368,10 +368,22 @@ impl Session {
 
     /// Name, shape and values of everything that is trained: weights, biases and the heads' matrices.
     pub fn weights(&self) -> impl Iterator<Item = (&str, [usize; 2], Vec<f32>)> {
-        let params = self.program().params.iter().filter(|param| param.role.is_trained());
-        params.map(|param| {
-            (&*param.name, param.shape, params::unpack(self.program(), self.machine.state(), param))
-        })
+        let unpack = |param| params::unpack(self.program(), self.machine.state(), param);
+        self.trained_params().map(move |param| (&*param.name, param.shape, unpack(param)))
+    }
+
+    fn trained_params(&self) -> impl Iterator<Item = &Param> {
+        self.program().params.iter().filter(|param| param.role.is_trained())
+    }
+
+    /// The values of one of [`Session::weights`], row-major.
+    ///
+    /// # Errors
+    /// When nothing that is trained has this name.
+    pub fn trained(&self, name: &str) -> Result<Vec<f32>, WeightError> {
+        let param = self.trained_params().find(|param| param.name == name);
+        let param = param.ok_or_else(|| WeightError::Unknown(name.to_string()))?;
+        Ok(params::unpack(self.program(), self.machine.state(), param))
     }
 
     /// The values of any parameter, row-major.
@@ -393,9 +405,26 @@ impl Session {
         params::pack(program, state, params::find(program, name)?, values)
     }
 
-    /// [`hash_weights`] of what [`Session::weights`] gives.
+    /// As [`Session::load_weights`], but asks for one row at a time, for some of them twice: nobody has to have all values
+    /// in single precision, which can be more than everything else.
+    ///
+    /// # Errors
+    /// When there is no such parameter, or it cannot hold a value; rows before that one may have changed.
+    pub fn load_weights_by_row(
+        &mut self,
+        name: &str,
+        row: &mut dyn FnMut(usize, &mut [f32]),
+    ) -> Result<(), WeightError> {
+        let (program, state) = self.machine.state_mut();
+        params::pack_by_row(program, state, params::find(program, name)?, row)
+    }
+
+    /// [`hash_weights`] of what [`Session::weights`] gives, in the order of the names.
     pub fn weights_hash(&self) -> String {
-        hash_weights(self.weights())
+        let mut params: Vec<_> = self.trained_params().collect();
+        params.sort_by(|a, b| a.name.cmp(&b.name));
+        let unpack = |param| params::unpack(self.program(), self.machine.state(), param);
+        hash_weights(params.into_iter().map(|param| (&*param.name, param.shape, unpack(param))))
     }
 
     /// All parameters, ranges and optimizer state, exactly. With [`Session::step`], [`Session::seed`], learning rate and
@@ -437,13 +466,11 @@ impl Session {
     }
 }
 
-/// SHA-256, in hexadecimal, of parameters in the order of their names (as bytes). For each: the length of the name and
-/// the name, rows, columns, and the values; lengths as 64 bits, all little-endian.
+/// SHA-256, in hexadecimal, of parameters, given in the order of their names (as bytes). For each: the length of the name
+/// and the name, rows, columns, and the values; lengths as 64 bits, all little-endian.
 pub fn hash_weights<'a>(weights: impl Iterator<Item = (&'a str, [usize; 2], Vec<f32>)>) -> String {
-    let mut params: Vec<_> = weights.collect();
-    params.sort_by(|a, b| a.0.cmp(b.0));
     let mut hasher = Sha256::new();
-    for (name, shape, values) in params {
+    for (name, shape, values) in weights {
         hasher.update((name.len() as u64).to_le_bytes());
         hasher.update(name);
         shape.iter().for_each(|&size| hasher.update((size as u64).to_le_bytes()));

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
-use safetensors::tensor::{Dtype, TensorView, View, serialize};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 
 use crate::artifact::Element;
@@ -12,6 +13,9 @@ use crate::{StateTensor, WeightError};
 /// The one key of the metadata; the format keeps several in no particular order, and equal checkpoints should be equal
 /// files.
 const METADATA: &str = "ffc";
+
+/// What the header's length is a multiple of.
+const HEADER_ALIGN: usize = 8;
 
 /// A file that was read.
 pub(crate) struct TensorFile<'a> {
@@ -72,28 +76,27 @@ impl FileTensor<'_> {
     }
 }
 
-/// A file of these tensors. Equal tensors and metadata give equal bytes.
-pub(crate) fn write(tensors: &[StateTensor<'_>], metadata: String) -> Result<Vec<u8>, WeightError> {
+/// Writes these tensors, one after the other: a copy of all of them would be most of what training needs. Equal tensors and
+/// metadata give equal bytes.
+pub(crate) fn write(tensors: &[StateTensor<'_>], metadata: String, out: &mut impl Write) -> io::Result<()> {
+    // Wide elements first, so that each is aligned in the file.
+    let mut tensors: Vec<&StateTensor<'_>> = tensors.iter().collect();
+    tensors.sort_by(|a, b| dtype(b.element).cmp(&dtype(a.element)).then(a.name.cmp(&b.name)));
+    let mut end = 0;
+    let infos = tensors.iter().map(|tensor| {
+        let start = end;
+        end += tensor.bytes.len();
+        let (dtype, shape) = (dtype(tensor.element), tensor.shape.to_vec());
+        (tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+    });
+    let infos = infos.collect();
     let metadata = Some([(METADATA.to_string(), metadata)].into_iter().collect());
-    serialize(tensors.iter().map(|tensor| (&tensor.name, tensor)), metadata).map_err(unreadable)
-}
-
-impl View for &StateTensor<'_> {
-    fn dtype(&self) -> Dtype {
-        dtype(self.element)
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
+    let header = Metadata::new(metadata, infos).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(HEADER_ALIGN), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    tensors.into_iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
 }
 
 fn dtype(element: Element) -> Dtype {

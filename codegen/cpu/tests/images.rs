@@ -268,7 +268,7 @@ fn loads() {
             let (buffer, at) = match random.below(5) {
                 0..=2 => {
                     let outside = random.pick(&[Outside::Zero, Outside::Least]);
-                    let at = At::Window { window, tap: random.below(window.taps()), outside };
+                    let at = At::Window { window: window.into(), tap: random.below(window.taps()), outside };
                     (case.image(dtype, [seen, columns]), at)
                 }
                 3 => (case.image(dtype, [rows, columns]), At::Flat(size.channels)),

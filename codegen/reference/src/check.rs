@@ -277,6 +277,7 @@ impl Checker<'_> {
                 Extent::Const(n) == columns && (buffer.dense || vector) && inside
             }
             At::Window { window, tap, .. } => {
+                let window = Window::from(window);
                 ensure(tap < window.taps(), || format!("the window {window} has no tap {tap}"))?;
                 let positions = self.looked_at(&window, &self.buffers[buffer], rows)?;
                 matrix([positions, columns])

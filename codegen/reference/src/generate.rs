@@ -677,7 +677,7 @@ impl Body {
                 let tap = generator.rng.below(window.taps());
                 let outside = generator.rng.pick(&[Outside::Zero, Outside::Least]);
                 let shape = [Extent::Rows(window.inputs() * samples), self.columns];
-                (At::Window { window, tap, outside }, Some(shape))
+                (At::Window { window: window.into(), tap, outside }, Some(shape))
             }
         };
         let Some(shape) = shape else { return };

@@ -3,7 +3,7 @@
 use ffc_ir::kernel::{At, Buffer, Extent, Outside};
 use ffc_ir::numerics::Number;
 use ffc_ir::types::DType;
-use ffc_ir::{Arena, Handle};
+use ffc_ir::{Arena, Handle, Window};
 
 use crate::ops::{In, copy};
 
@@ -176,7 +176,8 @@ impl Memory {
         let (stride, pitch) = (self.stride(buffer), self.pitches[buffer.index()]);
         Some(match at {
             At::Window { window, tap, .. } => {
-                Run { first: window.source_row(row, tap)? * stride + start, step: 1, len }
+                let seen = Window::from(window).source_row(row, tap)?;
+                Run { first: seen * stride + start, step: 1, len }
             }
             At::Planar { positions, copies } => {
                 let first = row / (positions * copies) * stride + start * positions + row % positions;

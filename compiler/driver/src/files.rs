@@ -10,20 +10,34 @@ use crate::Failure;
 /// # Errors
 /// With the path and the system's reason.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    write_with(path, |file| file.write_all(bytes).map_err(|error| cannot_write(path, error)))
+}
+
+/// Writes a file piece by piece; nothing is left behind where that fails.
+///
+/// # Errors
+/// With the path and the system's reason, or as `content`.
+pub fn write_with(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let failed = |error: std::io::Error| {
-        Failure::new(format!("cannot write `{}`: {error}", path.display()))
-            .with_help("check that the folder exists and that you may write there")
-    };
+    let failed = |error| cannot_write(path, error);
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
+    content(&mut file)?;
     file.as_file().sync_all().map_err(failed)?;
     restore_mode(file.as_file()).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+/// The refusal to write a file.
+pub fn cannot_write(path: &Path, error: std::io::Error) -> Failure {
+    Failure::new(format!("cannot write `{}`: {error}", path.display()))
+        .with_help("check that the folder exists and that you may write there")
 }
 
 /// Temporary files are private; results are as readable as any file.
@@ -51,10 +65,7 @@ pub fn check_writable(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(format!("cannot write `{}`: it is a folder", path.display()))
             .with_help("name a file in it"));
     }
-    tempfile::NamedTempFile::new_in(folder).map(|_| ()).map_err(|error| {
-        Failure::new(format!("cannot write `{}`: {error}", path.display()))
-            .with_help("check that the folder exists and that you may write there")
-    })
+    tempfile::NamedTempFile::new_in(folder).map(|_| ()).map_err(|error| cannot_write(path, error))
 }
 
 /// Reads a file.

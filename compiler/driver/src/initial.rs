@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use ffc_ir::module::{Param, ParamRole};
 use ffc_ir::numerics::{self, Number, Scalar, step_key};
 
+use crate::Failure;
 use crate::network::Network;
 
 /// Where a network's weights come from.
@@ -21,18 +22,61 @@ pub enum Init {
     Keep,
 }
 
-/// The first value of every parameter, by name; one after the other, because all at once would be the largest thing
-/// beside the data.
+/// The first values of a parameter.
+pub struct Start<'a> {
+    /// The parameter.
+    pub param: &'a Param,
+    values: Values,
+}
+
+enum Values {
+    Given(Vec<f32>),
+    Same(f32),
+    Uniform { size: f32, key: Number },
+    Groups,
+}
+
+impl Start<'_> {
+    /// The values of a row.
+    pub fn row(&self, row: usize, values: &mut [f32]) {
+        let [classes, units] = self.param.shape;
+        match &self.values {
+            Values::Given(all) => values.copy_from_slice(&all[row * values.len()..][..values.len()]),
+            Values::Same(number) => values.fill(*number),
+            Values::Uniform { size, key } => uniform(*key, *size, row, values),
+            // 1 where a unit belongs to a class.
+            Values::Groups => values.iter_mut().enumerate().for_each(|(unit, value)| {
+                *value = f32::from(u8::from(ffc_ir::interpret::in_group(row, unit, classes, units)));
+            }),
+        }
+    }
+
+    /// All values, row by row.
+    pub fn all(&self) -> Vec<f32> {
+        let [rows, columns] = self.param.shape;
+        let mut values = vec![0.0; rows * columns];
+        let each = values.chunks_mut(columns.max(1)).enumerate();
+        each.for_each(|(row, values)| self.row(row, values));
+        values
+    }
+}
+
+/// The first values of every parameter, one after the other: all at once would be the largest thing beside the data. What
+/// comes from a file fails where that can no longer be read.
 pub fn initial_values<'a>(
     params: &'a [Param],
     network: &'a Network,
     constants: &'a [(String, Vec<f32>)],
     init: Init,
     seed: u64,
-) -> impl Iterator<Item = (&'a str, Vec<f32>)> {
-    let given = move |name: &str| {
-        let known = network.weights.iter().chain(constants);
-        known.into_iter().find(|(other, _)| other == name).map(|(_, values)| values.clone())
+) -> impl Iterator<Item = Result<Start<'a>, Failure>> {
+    let given = move |param: &Param| {
+        let named = |name: &String| *name == param.name;
+        if let Some((_, numbers)) = network.weights.iter().find(|(name, _)| named(name)) {
+            return Ok(Some(numbers.load()?));
+        }
+        let constant = constants.iter().find(|(name, _)| named(name));
+        Ok::<_, Failure>(constant.map(|(_, values)| values.clone()))
     };
     let factors: HashSet<&str> = {
         let contractions = network.contractions();
@@ -42,57 +86,43 @@ pub fn initial_values<'a>(
             .map(|layer| layer.weight.name.as_str())
             .collect()
     };
-    let value = move |param: &Param| match param.role {
+    let random = move |param: &Param, size: f32| {
+        let key = Number::I32(step_key(seed, name_hash(&param.name)) as i32);
+        Values::Uniform { size, key }
+    };
+    let given_or = move |param: &Param, otherwise: Values| {
+        Ok::<_, Failure>(given(param)?.map_or(otherwise, Values::Given))
+    };
+    let values = move |param: &Param| match param.role {
         // What multiplies each channel by a number starts as if it were not there.
         ParamRole::Weight if init == Init::Random && factors.contains(param.name.as_str()) => {
-            vec![1.0; param.len()]
+            Ok(Values::Same(1.0))
         }
-        ParamRole::Weight if init == Init::Random => {
-            uniform(param, seed, (6.0 / param.shape[1] as f32).sqrt())
-        }
-        ParamRole::Bias if init == Init::Random => vec![0.0; param.len()],
+        ParamRole::Weight if init == Init::Random => Ok(random(param, (6.0 / param.shape[1] as f32).sqrt())),
+        ParamRole::Bias if init == Init::Random => Ok(Values::Same(0.0)),
         // A uniform number in ±1 has a standard deviation of 1 / sqrt(3).
-        ParamRole::Head(std) => {
-            given(&param.name).unwrap_or_else(|| uniform(param, seed, std * 3.0f32.sqrt()))
-        }
-        ParamRole::Weight | ParamRole::Bias | ParamRole::Constant => {
-            given(&param.name).unwrap_or_else(|| vec![0.0; param.len()])
-        }
-        ParamRole::Groups => groups(param),
-        ParamRole::Range(start) => given(&param.name).unwrap_or_else(|| vec![start; param.len()]),
-        ParamRole::Velocity => vec![0.0; param.len()],
+        ParamRole::Head(std) => given_or(param, random(param, std * 3.0f32.sqrt())),
+        ParamRole::Weight | ParamRole::Bias | ParamRole::Constant => given_or(param, Values::Same(0.0)),
+        ParamRole::Groups => Ok(Values::Groups),
+        ParamRole::Range(start) => given_or(param, Values::Same(start)),
+        ParamRole::Velocity => Ok(Values::Same(0.0)),
     };
-    params.iter().map(move |param| (param.name.as_str(), value(param)))
+    params.iter().map(move |param| Ok::<_, Failure>(Start { param, values: values(param)? }))
 }
 
-/// Uniform in ±`size`.
-fn uniform(param: &Param, seed: u64, size: f32) -> Vec<f32> {
-    let key = Number::I32(step_key(seed, name_hash(&param.name)) as i32);
-    let [rows, columns] = param.shape;
+/// A row of numbers uniform in ±`size`.
+fn uniform(key: Number, size: f32, row: usize, values: &mut [f32]) {
     let mut m = Scalar;
-    let mut values = Vec::with_capacity(rows * columns);
-    for row in 0..rows {
-        for column in 0..columns {
-            let place = |at: usize| Number::I32(at as i32);
-            let bits = numerics::draw(&mut m, key, place(row), place(column)).as_i32() as u32;
-            let unit = ((bits >> 8) as f32 + 0.5) / (1u32 << 23) as f32 - 1.0;
-            values.push(unit * size);
-        }
+    let place = |at: usize| Number::I32(at as i32);
+    for (column, value) in values.iter_mut().enumerate() {
+        let bits = numerics::draw(&mut m, key, place(row), place(column)).as_i32() as u32;
+        let unit = ((bits >> 8) as f32 + 0.5) / (1u32 << 23) as f32 - 1.0;
+        *value = unit * size;
     }
-    values
 }
 
 /// FNV-1a.
 fn name_hash(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
-}
-
-/// 1 where a unit belongs to a class.
-fn groups(param: &Param) -> Vec<f32> {
-    let [classes, units] = param.shape;
-    let member = |class, unit| ffc_ir::interpret::in_group(class, unit, classes, units);
-    (0..classes)
-        .flat_map(|class| (0..units).map(move |unit| f32::from(u8::from(member(class, unit)))))
-        .collect()
 }

@@ -95,11 +95,14 @@ fn objective(train: &Module, name: &str) -> Option<&'static str> {
 }
 
 /// For people: which layers have a projection although the recipe says groups.
-pub fn projections_for_groups(train: &Module, options: &Options) -> Option<String> {
+pub fn projections_for_groups<'a>(
+    params: impl IntoIterator<Item = &'a Param>,
+    options: &Options,
+) -> Option<String> {
     if !matches!(options.head, Head::ClassGroup { .. }) {
         return None;
     }
-    let learned = train.params.values().filter(|param| matches!(param.role, ParamRole::Head(_)));
+    let learned = params.into_iter().filter(|param| matches!(param.role, ParamRole::Head(_)));
     let names: Vec<_> = learned.map(|head| format!("`{}`", head.name.trim_end_matches(".head"))).collect();
     let what = "fewer channels than classes: a `projection` where other layers have groups";
     (!names.is_empty()).then(|| format!("{}: {what}", names.join(", ")))

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use ffc_compiler::recipe::{LookAhead, Options, Precision};
 use ffc_data::{Dataset, LoadOptions};
+use ffc_ir::kernel::Program;
 use ffc_runtime::checkpoint;
 
 use crate::augmentation::Augmentation;
 use crate::batches;
-use crate::compile::{Compiled, compile};
+use crate::compile::compile;
 use crate::data;
 use crate::description::{self, Description};
 use crate::initial::Init;
@@ -34,8 +35,8 @@ pub struct Job {
     pub network: Network,
     /// What is kept about the run.
     pub description: Description,
-    /// The programs.
-    pub compiled: Compiled,
+    /// The program.
+    pub program: Program,
     /// What trains.
     pub trainer: Trainer,
     /// The numbers of the run.
@@ -120,7 +121,7 @@ pub fn prepare(
     let mut description = resolve(&source, args)?;
     let init = init(&source, args);
     if init == Init::Random {
-        // The file's weights would only take room beside the data.
+        // Not even heads that the file has.
         source.network.weights = Vec::new();
     }
     let data = data::load(&setting.data, &setting.load, &source.network)?;
@@ -135,9 +136,10 @@ pub fn prepare(
     if setting.resume.is_none() && init == Init::Keep {
         keep_weights(&mut source)?;
     }
-    let compiled = compile(&source.network.module, &description.options)?;
+    // The modules that it was made from go at once.
+    let program = compile(&source.network.module, &description.options)?.program;
     let run = Run {
-        compiled: &compiled,
+        program: &program,
         options: &description.options,
         threads: setting.threads,
         seed: description.seed,
@@ -174,11 +176,11 @@ pub fn prepare(
         augmenter,
         beside: batches::beside(trainer.threads(), &data.train, batch, augmenter.is_some()),
         order: description.order,
-        layers: compiled.program.trained_layers.len(),
+        layers: program.trained_layers.len(),
     };
     // They are in the trainer now.
     source.network.weights = Vec::new();
-    Ok((Job { network: source.network, description, compiled, trainer, plan, best }, data))
+    Ok((Job { network: source.network, description, program, trainer, plan, best }, data))
 }
 
 /// Refuses options that a compiled artifact can no longer follow.

@@ -6,7 +6,7 @@ use ffc_ir::Handle;
 use ffc_ir::module::{Layer, Module, Op, Param, ParamRole, Value};
 use ffc_ir::types::Dim;
 use ffc_ir::window::Window;
-use ffc_onnx::Interface;
+use ffc_onnx::{Interface, Numbers};
 
 use crate::Failure;
 
@@ -16,7 +16,7 @@ pub struct Network {
     /// One layer, phase `imported`.
     pub module: Module,
     /// Values by parameter name, goodness heads among them where the file has some.
-    pub weights: Vec<(String, Vec<f32>)>,
+    pub weights: Vec<(String, Numbers)>,
     /// The boundary that exported files keep.
     pub interface: Interface,
 }

@@ -128,7 +128,7 @@ pub struct TrainingArgs {
     /// How learning rates follow from the shapes of parameters [default: by-inputs]
     #[arg(long)]
     pub rates: Option<RatesChoice>,
-    /// Cells along each side to which heads pool images [default: 4]
+    /// Cells along each side to which heads pool images; fewer where a head would be large [default: 4]
     #[arg(long, value_name = "N")]
     pub grid: Option<usize>,
     /// Steps in which the learning rate rises to its largest [default: the recipe's]

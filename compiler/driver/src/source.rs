@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use ffc_compiler::recipe::{Goodness, Head, Normalization, Options, Predict, RMS_EPSILON};
-use ffc_onnx::PredictionKind;
+use ffc_ir::kernel::Program;
+use ffc_onnx::{Numbers, PredictionKind};
 use ffc_reference::Executor;
 use ffc_runtime::artifact::Artifact;
 use ffc_runtime::{Session, checkpoint};
 
-use crate::compile::{self, Compiled, assemble, is_artifact, preprocessing_constants};
+use crate::compile::{self, assemble, is_artifact, preprocessing_constants};
 use crate::description::Description;
 use crate::initial::{Init, initial_values};
 use crate::network::Network;
@@ -114,7 +115,7 @@ impl Source {
 /// How a program is run.
 pub struct Run<'a> {
     /// The program.
-    pub compiled: &'a Compiled,
+    pub program: &'a Program,
     /// The options it was made with.
     pub options: &'a Options,
     /// Worker threads, 0 for all cores.
@@ -131,7 +132,7 @@ impl Run<'_> {
     /// # Errors
     /// When the program cannot be compiled or loaded.
     pub fn session(&self) -> Result<Session, Failure> {
-        let artifact = assemble(&self.compiled.program, &[compile::native()?])?;
+        let artifact = assemble(self.program, &[compile::native()?])?;
         Ok(Session::new(artifact, self.session_options()?)?)
     }
 
@@ -156,7 +157,7 @@ impl Run<'_> {
         let mut trainer = match self.options.precision {
             ffc_compiler::recipe::Precision::Int8 => Trainer::Compiled(Box::new(self.session()?)),
             ffc_compiler::recipe::Precision::Float => {
-                let executor = Executor::new(self.compiled.program.clone());
+                let executor = Executor::new(self.program.clone());
                 Trainer::Reference(Box::new(Reference::new(executor, self.seed)))
             }
         };
@@ -169,10 +170,10 @@ impl Run<'_> {
     /// # Errors
     /// When the network's weights do not fit the program.
     pub fn initialize(&self, trainer: &mut Trainer, network: &Network) -> Result<(), Failure> {
-        let params = &self.compiled.program.params;
+        let params = &self.program.params;
         let constants = preprocessing_constants(self.options);
-        for (name, values) in initial_values(params, network, &constants, self.init, self.seed) {
-            trainer.set_weights(name, &values)?;
+        for parameter in initial_values(params, network, &constants, self.init, self.seed) {
+            trainer.start(&parameter?)?;
         }
         Ok(())
     }
@@ -185,7 +186,7 @@ impl Run<'_> {
 pub fn restore(folder: &Path, description: &Description, network: &Network) -> Result<Session, Failure> {
     let compiled = compile::compile(&network.module, &description.options)?;
     let run = Run {
-        compiled: &compiled,
+        program: &compiled.program,
         options: &description.options,
         threads: 1,
         seed: description.seed,
@@ -206,6 +207,6 @@ pub fn load(artifact: &[u8]) -> Result<Session, Failure> {
 }
 
 /// A session's trained parameters, as the weights of a network.
-pub fn weights_of(session: &Session) -> Vec<(String, Vec<f32>)> {
-    session.weights().map(|(name, _, values)| (name.to_string(), values)).collect()
+pub fn weights_of(session: &Session) -> Vec<(String, Numbers)> {
+    session.weights().map(|(name, _, values)| (name.to_string(), values.into())).collect()
 }

@@ -1,12 +1,13 @@
 //! What the training loop drives: machine code in a [`Session`], or the reference executor for single precision.
 
 use ffc_ir::kernel::Purpose;
-use ffc_ir::module::ParamRole;
+use ffc_ir::module::{Param, ParamRole};
 use ffc_ir::numerics::step_key;
 use ffc_reference::{Controls, Executor, Inputs};
 use ffc_runtime::{Samples, Session};
 
 use crate::Failure;
+use crate::initial::Start;
 
 /// Trains and predicts.
 pub enum Trainer {
@@ -29,6 +30,12 @@ impl Reference {
     /// A program in which nothing is set yet.
     pub fn new(executor: Executor, seed: u64) -> Self {
         Self { executor, seed, step: 0, rate: 0.0, lambda: 0.0 }
+    }
+
+    /// What is trained.
+    fn trained(&self) -> impl Iterator<Item = &Param> {
+        let trained = |role| matches!(role, ParamRole::Weight | ParamRole::Bias | ParamRole::Head(_));
+        self.executor.program().params.iter().filter(move |param| trained(param.role))
     }
 
     fn run(
@@ -143,32 +150,27 @@ impl Trainer {
         }
     }
 
-    /// Sets a parameter.
+    /// Gives a parameter its first values.
     ///
     /// # Errors
     /// When there is no such parameter, or it has another size.
-    pub fn set_weights(&mut self, name: &str, values: &[f32]) -> Result<(), Failure> {
+    pub fn start(&mut self, start: &Start<'_>) -> Result<(), Failure> {
+        let name = &start.param.name;
         match self {
-            Self::Compiled(session) => Ok(session.load_weights(name, values)?),
-            Self::Reference(reference) => Ok(reference.executor.set_weights(name, values)?),
+            Self::Compiled(session) => {
+                Ok(session.load_weights_by_row(name, &mut |row, values| start.row(row, values))?)
+            }
+            Self::Reference(reference) => Ok(reference.executor.set_weights(name, &start.all())?),
         }
     }
 
-    /// Weights, biases and head matrices, unpacked.
-    ///
-    /// # Errors
-    /// Where the program is malformed.
-    pub fn weights(&self) -> Result<Vec<(String, Vec<f32>)>, Failure> {
+    /// The values of a weight, bias or head matrix, `None` where nothing of this name is trained.
+    pub fn weight(&self, name: &str) -> Option<Vec<f32>> {
         match self {
-            Self::Compiled(session) => {
-                Ok(session.weights().map(|(name, _, values)| (name.to_string(), values)).collect())
-            }
+            Self::Compiled(session) => session.trained(name).ok(),
             Self::Reference(reference) => {
-                let trained = |role| matches!(role, ParamRole::Weight | ParamRole::Bias | ParamRole::Head(_));
-                let params = reference.executor.program().params.iter().filter(|param| trained(param.role));
-                params
-                    .map(|param| Ok((param.name.clone(), reference.executor.weights(&param.name)?)))
-                    .collect()
+                reference.trained().find(|param| param.name == name)?;
+                reference.executor.weights(name).ok()
             }
         }
     }
@@ -181,14 +183,12 @@ impl Trainer {
         match self {
             Self::Compiled(session) => Ok(session.weights_hash()),
             Self::Reference(reference) => {
-                let weights = self.weights()?;
-                let shape = |name: &str| {
-                    let param = reference.executor.program().params.iter().find(|param| param.name == name);
-                    param.map_or([0, 0], |param| param.shape)
-                };
-                Ok(ffc_runtime::hash_weights(
-                    weights.iter().map(|(name, values)| (name.as_str(), shape(name), values.clone())),
-                ))
+                let mut params: Vec<_> = reference.trained().collect();
+                params.sort_by(|a, b| a.name.cmp(&b.name));
+                let weights = params.into_iter().map(|param| {
+                    Ok((param.name.as_str(), param.shape, reference.executor.weights(&param.name)?))
+                });
+                Ok(ffc_runtime::hash_weights(weights.collect::<Result<Vec<_>, Failure>>()?.into_iter()))
             }
         }
     }

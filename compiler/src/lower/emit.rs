@@ -125,7 +125,7 @@ impl LayerLowering<'_> {
         stages: Vec<Stage>,
     ) -> Kernel {
         let [rows, columns] = shape.map(|dim| self.extent(dim));
-        Kernel { name, rows, columns, contraction, exprs: builder.exprs, stages }
+        Kernel { name, rows, columns, contraction, exprs: builder.finish(), stages }
     }
 
     fn last_stage(&self, kernel: usize) -> usize {
@@ -211,7 +211,7 @@ impl LayerLowering<'_> {
             (PoolOp::Max, true) => m.f32(f32::NEG_INFINITY),
         };
         for tap in 0..window.taps() {
-            let seen = m.load(buffer, At::Window { window: *window, tap, outside });
+            let seen = m.load(buffer, At::Window { window: (*window).into(), tap, outside });
             result = match (op, float) {
                 (PoolOp::Sum, false) => m.iadd(result, seen),
                 (PoolOp::Sum, true) => m.fadd(result, seen),
@@ -236,7 +236,7 @@ impl LayerLowering<'_> {
         let zero = m.f32(0.0);
         let mut sum = zero;
         for tap in 0..back.taps() {
-            let at = At::Window { window: *back, tap, outside: Outside::Zero };
+            let at = At::Window { window: (*back).into(), tap, outside: Outside::Zero };
             let (output, grad) = (m.load(output, at), m.load(grad, at));
             let share = if float {
                 let (less, more) = (m.flt(output, input), m.flt(input, output));

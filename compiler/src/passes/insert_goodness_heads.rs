@@ -5,8 +5,8 @@
 //!   belongs to a class. The error is `p - onehot`, `[rows, classes]`.
 //! * `sum-of-squares`: with goodness `G` and polarity `s` (+1, -1) the loss is `log(1 + exp(-s (G - theta)))`; the error is
 //!   its derivative by `G`, `-s sigmoid(-s (G - theta))`, `[rows, 1]`.
-//! * Images are pooled first, to the cells of a small grid (`class-group`: to one mean a channel). A layer with fewer
-//!   channels than classes has a `projection` where others have groups.
+//! * Images are pooled first, to the cells of a small grid (`class-group`: to one mean a channel), a smaller one where the
+//!   matrix would be large. A layer with fewer channels than classes has a `projection` where others have groups.
 //! * the classifier: softmax cross-entropy of its own logits, on rows that carry no label.
 //!
 //! ```text
@@ -65,6 +65,9 @@ pub(super) fn head_name(layer: &Layer) -> String {
     format!("{}.head", layer.name)
 }
 
+/// Weights of a head on more than one cell: with 1,000 classes heads of the whole grid would be many times the network.
+const HEAD_WEIGHTS: usize = 1 << 20;
+
 /// What a head of class scores looks at: the cells of a grid laid over the image, each of which is its mean.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
@@ -88,9 +91,10 @@ impl Grid {
             Head::ClassGroup { .. } if channels < classes => Head::Projection,
             head => head,
         };
-        let cells = if matches!(head, Head::ClassGroup { .. }) { 1 } else { options.grid };
-        let tile = size.map(|size| (size / cells).max(1));
-        Self { head, size, tile, channels }
+        let most = if matches!(head, Head::ClassGroup { .. }) { 1 } else { options.grid };
+        let of = |cells: usize| Self { head, size, tile: size.map(|size| (size / cells).max(1)), channels };
+        let is_small = |grid: &Self| grid.units().saturating_mul(classes) <= HEAD_WEIGHTS;
+        (1..=most).rev().map(of).find(is_small).unwrap_or_else(|| of(1))
     }
 
     /// Height and width in cells.

@@ -5,8 +5,10 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Cursor, Read};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -15,11 +17,12 @@ use crate::error::OnnxError;
 use crate::external::{ExternalData, Folder};
 use crate::graph::Graph;
 use crate::interface::Size;
-use crate::limits::{self, Limits};
+use crate::limits::{self, Initializer, Layout, Limits, ScanError};
+use crate::payload::{Original, Store};
 use crate::proto::tensor_shape_proto::dimension::Value as Dimension;
 use crate::proto::type_proto::Value as Kind;
 use crate::proto::{GraphProto, ModelProto, TypeProto, ValueInfoProto};
-use crate::tensor::{ElementType, Loader};
+use crate::tensor::{ElementType, Loader, Tensor};
 
 /// A decoded model: what the file says, checked, but not yet interpreted.
 #[derive(Clone, Debug)]
@@ -61,23 +64,31 @@ pub struct Input {
 /// An output of the graph.
 pub type Output = Input;
 
-/// Reads a model and its external data, which must lie in the model's folder.
+/// Reads a model and its external data, which must lie in the model's folder. The numbers of large tensors stay in their
+/// files until they are asked for.
 ///
 /// # Errors
 /// If a file cannot be read, or it is no valid model within the default [`Limits`].
 pub fn read(path: &Path) -> Result<Model, OnnxError> {
     let limits = Limits::default();
-    let bytes = read_within(path, limits.file_bytes)?;
-    decode_bytes(bytes.into(), &Folder::new(path.parent().unwrap_or(Path::new("."))), &limits)
-}
-
-fn read_within(path: &Path, limit: u64) -> Result<Vec<u8>, OnnxError> {
+    let folder = Folder::new(path.parent().unwrap_or(Path::new(".")));
     let failed = |source| OnnxError::Io { path: path.to_path_buf(), source };
     let file = File::open(path).map_err(failed)?;
-    let mut bytes = Vec::new();
-    // One byte more, so that the limit's check sees that there is more.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        // A pipe is read once.
+        let mut bytes = Vec::new();
+        // One byte more, so that the limit's check sees that there is more.
+        file.take(limits.file_bytes + 1).read_to_end(&mut bytes).map_err(failed)?;
+        return decode_bytes(bytes.into(), &folder, &limits);
+    }
+    let layout =
+        limits::scan(BufReader::new(file), metadata.len(), &limits).map_err(|error| match error {
+            ScanError::Model(error) => error,
+            ScanError::Io(error) => failed(error),
+        })?;
+    let store = Store::File(Arc::new(Original::new(path, &metadata)));
+    decode_parts(&store, metadata.len() as usize, &layout, &mut Loader::new(&folder, &limits))
 }
 
 /// Decodes a model within the default [`Limits`].
@@ -98,29 +109,76 @@ pub fn decode_within(bytes: &[u8], external: &dyn ExternalData, limits: &Limits)
 }
 
 fn decode_bytes(bytes: Bytes, external: &dyn ExternalData, limits: &Limits) -> Result<Model, OnnxError> {
-    limits::scan(&bytes, limits)?;
-    let proto = ModelProto::decode(bytes).map_err(|error| OnnxError::Malformed(error.to_string()))?;
-    let graph = proto.graph.ok_or_else(|| OnnxError::Malformed("there is no graph".to_string()))?;
-    let opsets = proto.opset_import.iter().map(|set| (domain(set.domain()), set.version())).collect();
-    let metadata = entries(&proto.metadata_props);
-    model(proto.ir_version.unwrap_or(0), opsets, metadata, graph, &mut Loader::new(external, limits))
+    let scanned = limits::scan(Cursor::new(&bytes), bytes.len() as u64, limits);
+    let layout = scanned.map_err(|error| match error {
+        ScanError::Model(error) => error,
+        ScanError::Io(error) => OnnxError::Malformed(error.to_string()),
+    })?;
+    let length = bytes.len();
+    decode_parts(&Store::Memory(bytes), length, &layout, &mut Loader::new(external, limits))
 }
 
-fn model(
-    ir_version: i64,
-    opsets: Vec<(String, i64)>,
-    metadata: Vec<(String, String)>,
-    proto: GraphProto,
+/// Decodes the model without its graph, the graph without its initializers, and these one by one without their raw data:
+/// most of a file is never read here.
+fn decode_parts(
+    store: &Store,
+    length: usize,
+    layout: &Layout,
     loader: &mut Loader<'_>,
 ) -> Result<Model, OnnxError> {
-    let constants: HashSet<&str> = proto.initializer.iter().map(|tensor| tensor.name()).collect();
+    let graphs = layout.graphs.iter();
+    let model = without(store, 0..length, graphs.clone().map(|graph| &graph.field))?;
+    let proto: ModelProto = message(model)?;
+    if layout.graphs.is_empty() {
+        return Err(OnnxError::Malformed("there is no graph".to_string()));
+    }
+    let mut graph = Vec::new();
+    let mut initializers = layout.initializers.iter().map(|initializer| &initializer.tensor.field).peekable();
+    for span in graphs {
+        let inside = || initializers.next_if(|field| field.start < span.content.end);
+        graph.extend(without(store, span.content.clone(), std::iter::from_fn(inside))?);
+    }
+    let graph: GraphProto = message(graph)?;
+    let initializers = layout.initializers.iter().map(|one| initializer(store, one, loader));
+    let initializers = initializers.collect::<Result<Vec<Tensor>, _>>()?;
+    let constants: HashSet<&str> = initializers.iter().map(|tensor| tensor.name.as_str()).collect();
     // Before IR version 4 every initializer is an input too.
     let inputs: Vec<Input> =
-        proto.input.iter().filter(|info| !constants.contains(info.name())).map(input).collect();
-    let outputs = proto.output.iter().map(input).collect();
-    let name = proto.name().to_string();
-    let graph = Graph::new(proto, &inputs, loader)?;
-    Ok(Model { ir_version, opsets, metadata, name, inputs, outputs, graph })
+        graph.input.iter().filter(|info| !constants.contains(info.name())).map(input).collect();
+    Ok(Model {
+        ir_version: proto.ir_version.unwrap_or(0),
+        opsets: proto.opset_import.iter().map(|set| (domain(set.domain()), set.version())).collect(),
+        metadata: entries(&proto.metadata_props),
+        name: graph.name().to_string(),
+        outputs: graph.output.iter().map(input).collect(),
+        graph: Graph::new(graph, initializers, &inputs, loader)?,
+        inputs,
+    })
+}
+
+fn initializer(store: &Store, span: &Initializer, loader: &mut Loader<'_>) -> Result<Tensor, OnnxError> {
+    let tensor = without(store, span.tensor.content.clone(), span.raw.iter().map(|raw| &raw.field))?;
+    let raw = span.raw.as_ref().map(|raw| store.payload(raw.content.clone())).transpose()?;
+    loader.tensor_of(message(tensor)?, raw)
+}
+
+/// The bytes of a range without some ranges in it.
+fn without<'a>(
+    store: &Store,
+    range: Range<usize>,
+    left_out: impl Iterator<Item = &'a Range<usize>>,
+) -> Result<Vec<u8>, OnnxError> {
+    let (mut bytes, mut start) = (Vec::new(), range.start);
+    for out in left_out {
+        bytes.extend_from_slice(&store.read(start..out.start)?);
+        start = out.end;
+    }
+    bytes.extend_from_slice(&store.read(start..range.end)?);
+    Ok(bytes)
+}
+
+fn message<M: Message + Default>(bytes: Vec<u8>) -> Result<M, OnnxError> {
+    M::decode(Bytes::from(bytes)).map_err(|error| OnnxError::Malformed(error.to_string()))
 }
 
 /// The default domain has two names.

@@ -11,7 +11,7 @@ use prost::Message;
 use protobuf::reflect::{FileDescriptor, MessageDescriptor};
 
 use crate::error::OnnxError;
-use crate::limits::{Limits, scan};
+use crate::limits::{Limits, ScanError, scan};
 use crate::proto::ModelProto;
 
 /// The message `onnx.ModelProto`, from the schema file itself.
@@ -38,7 +38,10 @@ fn agree(other: &MessageDescriptor, bytes: &[u8]) -> bool {
         (Ok(ours), Ok(theirs)) => ModelProto::decode(theirs.as_slice()).is_ok_and(|theirs| theirs == ours),
         (Ok(_), Err(_)) => false,
         (Err(_), Err(_)) => true,
-        (Err(_), Ok(_)) => matches!(scan(bytes, &Limits::default()), Err(OnnxError::Truncated { .. })),
+        (Err(_), Ok(_)) => matches!(
+            scan(std::io::Cursor::new(bytes), bytes.len() as u64, &Limits::default()),
+            Err(ScanError::Model(OnnxError::Truncated { .. }))
+        ),
     }
 }
 

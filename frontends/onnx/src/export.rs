@@ -9,19 +9,22 @@
 //! layer takes no part in the scores; it is still there, as an operator without a user, so that nothing is lost.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 
 use ffc_ir::Handle;
 use ffc_ir::module::{Module, Phase, Value};
-use prost::Message;
 
 use crate::interface::{Interface, PredictionKind, Rms};
 use crate::proto::ModelProto;
 
 mod chain;
+mod encode;
 mod graph;
 mod groups;
 mod network;
 mod write;
+
+pub use encode::Values;
 
 /// A network to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +33,6 @@ pub struct ExportModel {
     pub interface: Interface,
     /// The network as it was imported.
     pub module: Module,
-    /// The values of its parameters by name, row by row.
-    pub weights: Vec<(String, Vec<f32>)>,
     /// Normalisation in front of the contractions, and of what else crosses from one layer to another.
     pub normalization: Option<Rms>,
     /// The layer to which each value of the network belongs, where that matters: what a sum or product takes from another
@@ -88,9 +89,12 @@ impl Prediction {
 }
 
 /// Why a network cannot be written: its parts do not fit together.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExportError {
+    /// The file cannot be written.
+    #[error("cannot write the file: {0}")]
+    Io(#[from] io::Error),
     /// The module is not what an import gives.
     #[error("the module is not one that was imported: {0}")]
     Module(String),
@@ -115,13 +119,14 @@ pub enum ExportError {
     Prediction(String),
 }
 
-/// Writes a network.
+/// Writes a network, asking for the values of its parameters one by one.
 ///
 /// # Errors
-/// If its parts do not fit together.
-pub fn export(model: &ExportModel) -> Result<Vec<u8>, ExportError> {
+/// If its parts do not fit together, or the system refuses to write.
+pub fn export(model: &ExportModel, values: &Values<'_>, out: &mut dyn Write) -> Result<(), ExportError> {
     check(model)?;
-    Ok(graph::model(model)?.encode_to_vec())
+    let (model, graph, weights) = graph::model(model)?;
+    encode::encode(&model, &graph, &weights, values, out)
 }
 
 /// The exported file's format version for a network from such a file.
@@ -149,11 +154,6 @@ fn check(model: &ExportModel) -> Result<(), ExportError> {
         return Err(ExportError::Interface(format!(
             "{features} features are there, the network takes {wanted}"
         )));
-    }
-    for param in module.params.values() {
-        let values = model.weights.iter().find(|(name, _)| *name == param.name);
-        let (_, values) = values.ok_or_else(|| ExportError::Missing(param.name.clone()))?;
-        size(param.name.clone(), param.len(), values.len())?;
     }
     check_prediction(model)
 }

@@ -5,18 +5,20 @@
 //! leads out.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use crate::payload::{Original, Payload};
 
 /// Where a model's external tensor data comes from.
 pub trait ExternalData {
-    /// Reads `length` bytes from `offset` of the file that the model calls `location`. The length is that of the
+    /// Finds `length` bytes from `offset` of the file that the model calls `location`. The length is that of the
     /// tensor, already within the limits.
     ///
     /// # Errors
     /// If there is no such file, it is too short, or the location is not allowed.
-    fn load(&self, location: &str, offset: u64, length: usize) -> Result<Vec<u8>, ExternalProblem>;
+    fn load(&self, location: &str, offset: u64, length: usize) -> Result<Payload, ExternalProblem>;
 }
 
 /// What is wrong with external data.
@@ -102,7 +104,7 @@ impl From<io::Error> for ExternalProblem {
 pub struct NoExternalData;
 
 impl ExternalData for NoExternalData {
-    fn load(&self, location: &str, _offset: u64, _length: usize) -> Result<Vec<u8>, ExternalProblem> {
+    fn load(&self, location: &str, _offset: u64, _length: usize) -> Result<Payload, ExternalProblem> {
         relative(location)?;
         Err(ExternalProblem::NotAvailable)
     }
@@ -128,22 +130,19 @@ impl Folder {
 }
 
 impl ExternalData for Folder {
-    fn load(&self, location: &str, offset: u64, length: usize) -> Result<Vec<u8>, ExternalProblem> {
+    fn load(&self, location: &str, offset: u64, length: usize) -> Result<Payload, ExternalProblem> {
         let path = self.resolve(location)?;
         // Before opening: a pipe would block.
-        if !path.metadata()?.is_file() {
+        let metadata = path.metadata()?;
+        if !metadata.is_file() {
             return Err(ExternalProblem::NotAFile);
         }
-        let mut file = File::open(path)?;
-        let found = file.metadata()?.len();
+        let found = metadata.len();
         let needed = offset.saturating_add(length as u64);
         if found < needed {
             return Err(ExternalProblem::Short { needed, found });
         }
-        let mut bytes = vec![0; length];
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(&mut bytes)?;
-        Ok(bytes)
+        Ok(Payload::in_file(&Arc::new(Original::new(&path, &metadata)), offset, length)?)
     }
 }
 

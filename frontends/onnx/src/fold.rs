@@ -7,6 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::import::Reason;
+use crate::numbers::Numbers;
 use crate::tensor::Tensor;
 
 /// More elements than any shape has.
@@ -89,9 +90,7 @@ pub(crate) struct Folded {
 /// Its elements.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Elements {
-    Floats(Rc<Vec<f32>>),
-    /// One number everywhere.
-    Repeated(f32),
+    Floats(Numbers),
     Ints(Rc<Vec<Int>>),
     /// Text and what else only passes through.
     Opaque,
@@ -100,8 +99,8 @@ pub(crate) enum Elements {
 impl Folded {
     pub(crate) fn of(tensor: &Tensor) -> Self {
         let small = tensor.len() <= SHAPE_ELEMENTS;
-        let elements = if let Some(floats) = tensor.floats() {
-            Elements::Floats(floats.into())
+        let elements = if let Some(floats) = Numbers::of(tensor) {
+            Elements::Floats(floats)
         } else if let Some(integers) = small.then(|| tensor.integers()).flatten() {
             Elements::Ints(Rc::new(integers.into_iter().map(Int::new).collect()))
         } else {
@@ -133,14 +132,19 @@ impl Folded {
     }
 
     /// The elements of a floating-point tensor, if they are not more than these.
-    pub(crate) fn as_floats(&self, most: usize) -> Result<Rc<Vec<f32>>, Reason> {
-        let len = self.dims.iter().fold(1usize, |len, &dim| len.saturating_mul(dim));
+    pub(crate) fn as_floats(&self, most: usize) -> Result<Vec<f32>, Reason> {
+        let numbers = self.as_numbers()?;
+        if numbers.len() > most {
+            let dims = &self.dims;
+            return Err(format!("a constant of shape {dims:?}, where {most} numbers are wanted").into());
+        }
+        numbers.load().map_err(|error| error.to_string().into())
+    }
+
+    /// The elements of a floating-point tensor, however many.
+    pub(crate) fn as_numbers(&self) -> Result<&Numbers, Reason> {
         match &self.elements {
-            Elements::Floats(_) | Elements::Repeated(_) if len > most => {
-                Err(format!("a constant of shape {:?}, where {most} numbers are wanted", self.dims).into())
-            }
-            Elements::Floats(floats) => Ok(floats.clone()),
-            Elements::Repeated(number) => Ok(vec![*number; len].into()),
+            Elements::Floats(numbers) => Ok(numbers),
             _ => Err(Reason::from("an input is not a constant floating-point tensor")),
         }
     }
@@ -224,7 +228,8 @@ impl Folded {
         };
         let sizes =
             sizes.filter(fits).ok_or_else(|| Reason::from(format!("a constant of shape {dims:?}")))?;
-        Ok(Self { dims: sizes, elements: Elements::Repeated(number) })
+        let len = sizes.iter().product();
+        Ok(Self { dims: sizes, elements: Elements::Floats(Numbers::repeated(number, len)) })
     }
 
     /// This many copies of one element.
@@ -253,14 +258,11 @@ impl Folded {
     /// Dimensions in another order.
     pub(crate) fn permuted(&self, order: &[usize]) -> Result<Self, Reason> {
         let dims: Vec<usize> = order.iter().map(|&at| self.dims[at]).collect();
-        if let Elements::Repeated(_) = self.elements {
-            return Ok(self.reshaped(dims));
-        }
-        let values = self.as_floats(usize::MAX)?;
+        let numbers = self.as_numbers()?.clone();
         let stride = |at: usize| self.dims[at + 1..].iter().product::<usize>();
         let strides: Vec<usize> = order.iter().map(|&at| stride(at)).collect();
-        let values = places(&dims, &strides).into_iter().map(|place| values[place]).collect();
-        Ok(Self { dims, elements: Elements::Floats(Rc::new(values)) })
+        let elements = Elements::Floats(numbers.permuted(&dims, &strides));
+        Ok(Self { dims, elements })
     }
 }
 
@@ -269,11 +271,6 @@ pub(crate) fn places(sizes: &[usize], strides: &[usize]) -> Vec<usize> {
     sizes.iter().zip(strides).fold(vec![0], |places, (&size, &stride)| {
         places.iter().flat_map(|&place| (0..size).map(move |index| place + index * stride)).collect()
     })
-}
-
-/// `[rows, columns]` to `[columns, rows]`.
-pub(crate) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..rows * columns).map(|index| values[index % rows * columns + index / rows]).collect()
 }
 
 #[cfg(test)]
@@ -304,10 +301,5 @@ mod tests {
         assert_eq!(shape.slice(-2, i64::MAX).unwrap().as_known().unwrap(), [3, 4]);
         assert_eq!(shape.slice(0, -3).unwrap().as_known().unwrap(), [1]);
         assert_eq!(shape.slice(3, 1).unwrap().as_known().unwrap(), [0i64; 0]);
-    }
-
-    #[test]
-    fn transposes() {
-        assert_eq!(transpose(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }
 }

@@ -142,6 +142,7 @@ fn module_path(proto: &NodeProto) -> Option<String> {
 impl Graph {
     pub(crate) fn new(
         proto: GraphProto,
+        initializers: Vec<Tensor>,
         inputs: &[Input],
         loader: &mut Loader<'_>,
     ) -> Result<Self, OnnxError> {
@@ -150,8 +151,7 @@ impl Graph {
             return Err(OnnxError::Tensor { name, problem: "sparse tensors are not supported".to_string() });
         }
         let mut constants = BTreeMap::new();
-        for tensor in proto.initializer {
-            let tensor = loader.tensor(tensor)?;
+        for tensor in initializers {
             if let Some(twice) = constants.insert(tensor.name.clone(), tensor) {
                 return Err(OnnxError::DuplicateValue { value: twice.name });
             }

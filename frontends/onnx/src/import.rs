@@ -175,7 +175,8 @@ impl<'m> Importer<'m> {
         let opset = self.model.opset(&node.domain).unwrap_or(0);
         let row = operators::find(node, opset);
         // What follows something unsupported is not at fault.
-        let blocked = node.inputs.iter().any(|name| self.values.get(name.as_str()) == Some(&Known::Unknown));
+        let is_unknown = |name: &String| matches!(self.values.get(name.as_str()), Some(Known::Unknown));
+        let blocked = node.inputs.iter().any(is_unknown);
         let result = match row {
             Ok(_) if blocked => Ok(()),
             Ok(row) => (row.import)(self, node).and_then(|()| self.all_are_known(node)),

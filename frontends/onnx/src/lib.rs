@@ -19,7 +19,9 @@ mod interface;
 mod limits;
 mod names;
 mod network;
+mod numbers;
 mod operators;
+mod payload;
 mod restore;
 mod simplify;
 mod sizes;
@@ -35,12 +37,14 @@ pub mod proto {
 
 pub use decode::{Input, Model, Output, decode, decode_within, read};
 pub use error::{OnnxError, Unsupported};
-pub use export::{ExportError, ExportModel, Prediction, export};
+pub use export::{ExportError, ExportModel, Prediction, Values, export};
 pub use external::{ExternalData, ExternalProblem, Folder, NoExternalData};
 pub use graph::{Attribute, Graph, Node};
 pub use import::import;
 pub use interface::{Interface, PredictionKind, Rms, Size, SoftmaxTail};
 pub use limits::Limits;
 pub use network::Network;
+pub use numbers::Numbers;
+pub use payload::Payload;
 pub use sizes::image_sizes;
 pub use tensor::{ElementType, Tensor};

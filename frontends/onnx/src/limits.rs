@@ -2,7 +2,10 @@
 //!
 //! A protobuf message of two bytes can become hundreds of bytes in memory, so a limit on the file alone does not bound
 //! memory. [`scan`] walks the wire format first: it knows which fields hold messages, counts them, and finds truncated
-//! fields with their position.
+//! fields with their position. It also notes where the weights are, so that nobody has to read them all at once.
+
+use std::io::{self, BufRead, Seek};
+use std::ops::Range;
 
 use crate::error::OnnxError;
 
@@ -118,91 +121,185 @@ fn content(message: Message, field: u64) -> Content {
     Content::Message(inner)
 }
 
-/// Checks size and nesting of a model.
-pub(crate) fn scan(bytes: &[u8], limits: &Limits) -> Result<(), OnnxError> {
-    Limits::check("bytes", bytes.len() as u64, limits.file_bytes)?;
-    Scan { bytes, limits, nodes: 0, fields: 0, numbers: 0 }.message(Model, 0, bytes.len(), 0)
+/// Where the large parts of a model are.
+#[derive(Default)]
+pub(crate) struct Layout {
+    /// The graph; more than one would be merged.
+    pub(crate) graphs: Vec<Span>,
+    /// The graph's initializers.
+    pub(crate) initializers: Vec<Initializer>,
 }
 
-struct Scan<'a> {
-    bytes: &'a [u8],
+/// An initializer of the graph.
+pub(crate) struct Initializer {
+    pub(crate) tensor: Span,
+    /// Its raw data; the last counts.
+    pub(crate) raw: Option<Span>,
+}
+
+/// A field of a file.
+pub(crate) struct Span {
+    pub(crate) field: Range<usize>,
+    pub(crate) content: Range<usize>,
+}
+
+/// Checks size and nesting of a model of so many bytes.
+pub(crate) fn scan(input: impl BufRead + Seek, length: u64, limits: &Limits) -> Result<Layout, ScanError> {
+    Limits::check("bytes", length, limits.file_bytes)?;
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let layout = Layout::default();
+    let mut scan = Scan { input, at: 0, length, limits, nodes: 0, fields: 0, numbers: 0, layout };
+    scan.message(Model, length, 0)?;
+    Ok(scan.layout)
+}
+
+/// Why a model was not walked over to its end.
+pub(crate) enum ScanError {
+    /// It is not as it should be.
+    Model(OnnxError),
+    /// It cannot be read.
+    Io(io::Error),
+}
+
+impl From<OnnxError> for ScanError {
+    fn from(error: OnnxError) -> Self {
+        Self::Model(error)
+    }
+}
+
+impl From<io::Error> for ScanError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Whether a field is in another, of those that one walks over in order.
+fn inside(outer: Option<&Span>, inner: &Span) -> bool {
+    outer.is_some_and(|outer| outer.content.contains(&inner.field.start))
+}
+
+struct Scan<'a, R> {
+    input: R,
+    /// Bytes walked over.
+    at: usize,
+    length: usize,
     limits: &'a Limits,
     nodes: u64,
     fields: u64,
     numbers: u64,
+    layout: Layout,
 }
 
-impl Scan<'_> {
-    fn message(&mut self, message: Message, start: usize, end: usize, depth: u64) -> Result<(), OnnxError> {
+impl<R: BufRead + Seek> Scan<'_, R> {
+    fn message(&mut self, message: Message, end: usize, depth: u64) -> Result<(), ScanError> {
         Limits::check("levels of nested messages", depth, self.limits.depth)?;
-        let mut at = start;
-        while at < end {
-            at = self.field(message, at, end, depth)?;
+        while self.at < end {
+            self.field(message, end, depth)?;
         }
         Ok(())
     }
 
-    /// Walks over one field; gives where the next starts.
-    fn field(&mut self, message: Message, start: usize, end: usize, depth: u64) -> Result<usize, OnnxError> {
-        let (key, at) = self.varint(start, end)?;
+    /// Walks over one field.
+    fn field(&mut self, message: Message, end: usize, depth: u64) -> Result<(), ScanError> {
+        let start = self.at;
+        let key = self.varint(end)?;
         match key & 7 {
-            0 => self.number(self.varint(at, end)?.1),
-            1 => self.number(self.skip(start, at, 8, end)?),
-            5 => self.number(self.skip(start, at, 4, end)?),
+            0 => drop(self.varint(end)?),
+            1 => self.skip(start, 8, end)?,
+            5 => self.skip(start, 4, end)?,
             2 => {
-                let (length, at) = self.varint(at, end)?;
-                let next = self.skip(start, at, length, end)?;
-                self.delimited(content(message, key >> 3), at, next, depth)?;
-                Ok(next)
+                let length = self.varint(end)?;
+                let content = self.at..self.reach(start, length, end)?;
+                self.note(
+                    message,
+                    key >> 3,
+                    depth,
+                    Span { field: start..content.end, content: content.clone() },
+                );
+                return self.delimited(crate::limits::content(message, key >> 3), content.end, depth);
             }
-            kind => Err(OnnxError::Malformed(format!("wire type {kind} at byte {start}"))),
+            kind => return Err(OnnxError::Malformed(format!("wire type {kind} at byte {start}")).into()),
+        }
+        self.numbers += 1;
+        Ok(Limits::check("numbers", self.numbers, self.limits.numbers)?)
+    }
+
+    /// Notes a field that is a large part of the model.
+    fn note(&mut self, message: Message, field: u64, depth: u64, span: Span) {
+        match (message, field, depth) {
+            (Model, 7, 0) => self.layout.graphs.push(span),
+            (Graph, 5, 1) if inside(self.layout.graphs.last(), &span) => {
+                self.layout.initializers.push(Initializer { tensor: span, raw: None });
+            }
+            (Tensor, 9, 2) => {
+                let last = self.layout.initializers.last_mut();
+                if let Some(last) = last.filter(|last| inside(Some(&last.tensor), &span)) {
+                    last.raw = Some(span);
+                }
+            }
+            _ => {}
         }
     }
 
-    fn delimited(&mut self, content: Content, start: usize, end: usize, depth: u64) -> Result<(), OnnxError> {
+    fn delimited(&mut self, content: Content, end: usize, depth: u64) -> Result<(), ScanError> {
         if let Packed(size) = content {
-            self.numbers += (end - start) as u64 / size;
-            return Limits::check("numbers", self.numbers, self.limits.numbers);
+            self.numbers += (end - self.at) as u64 / size;
+            Limits::check("numbers", self.numbers, self.limits.numbers)?;
+            return self.go_to(end);
         }
         self.fields += 1;
         Limits::check("fields", self.fields, self.limits.fields)?;
-        let Content::Message(inner) = content else { return Ok(()) };
+        let Content::Message(inner) = content else { return self.go_to(end) };
         self.nodes += u64::from(inner == Node);
         Limits::check("nodes", self.nodes, self.limits.nodes)?;
         match inner {
-            Leaf => Ok(()),
-            _ => self.message(inner, start, end, depth + 1),
+            Leaf => self.go_to(end),
+            _ => self.message(inner, end, depth + 1),
         }
     }
 
-    fn number(&mut self, next: usize) -> Result<usize, OnnxError> {
-        self.numbers += 1;
-        Limits::check("numbers", self.numbers, self.limits.numbers)?;
-        Ok(next)
+    fn skip(&mut self, field: usize, length: u64, end: usize) -> Result<(), ScanError> {
+        let next = self.reach(field, length, end)?;
+        self.go_to(next)
     }
 
-    fn skip(&self, field: usize, at: usize, length: u64, end: usize) -> Result<usize, OnnxError> {
-        let left = (end - at) as u64;
+    /// Where so many bytes from here on end.
+    fn reach(&self, field: usize, length: u64, end: usize) -> Result<usize, OnnxError> {
+        let left = (end - self.at) as u64;
         if length <= left {
-            return Ok(at + length as usize);
+            return Ok(self.at + length as usize);
         }
-        if end < self.bytes.len() {
+        if end < self.length {
             return Err(OnnxError::Malformed(format!("a field at byte {field} is longer than its message")));
         }
         Err(OnnxError::Truncated { offset: field, missing: length - left })
     }
 
-    fn varint(&self, start: usize, end: usize) -> Result<(u64, usize), OnnxError> {
-        let mut value = 0;
-        for (index, byte) in self.bytes[start..end].iter().take(10).enumerate() {
+    fn go_to(&mut self, next: usize) -> Result<(), ScanError> {
+        self.input.seek_relative((next - self.at) as i64)?;
+        self.at = next;
+        Ok(())
+    }
+
+    fn varint(&mut self, end: usize) -> Result<u64, ScanError> {
+        let (start, mut value) = (self.at, 0);
+        for index in 0..10.min(end - start) {
+            let byte = self.byte()?;
             value |= u64::from(byte & 0x7f).checked_shl(7 * index as u32).unwrap_or(0);
             if byte & 0x80 == 0 {
-                return Ok((value, start + index + 1));
+                return Ok(value);
             }
         }
         if end - start >= 10 {
-            return Err(OnnxError::Malformed(format!("a number at byte {start} does not end")));
+            return Err(OnnxError::Malformed(format!("a number at byte {start} does not end")).into());
         }
-        Err(OnnxError::Truncated { offset: start, missing: 1 })
+        Err(OnnxError::Truncated { offset: start, missing: 1 }.into())
+    }
+
+    fn byte(&mut self) -> Result<u8, ScanError> {
+        let mut byte = [0];
+        self.input.read_exact(&mut byte)?;
+        self.at += 1;
+        Ok(byte[0])
     }
 }

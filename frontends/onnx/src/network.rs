@@ -16,17 +16,18 @@ use ffc_ir::{Arena, Handle};
 use crate::import::Reason;
 use crate::interface::{Interface, Rms};
 use crate::names::{self, Names};
+use crate::numbers::Numbers;
 use crate::simplify::{self, simplify};
 
 /// A network as it was imported.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Network {
     /// One layer `main`, phase `imported`: forward only, its output the logits.
     pub module: Module,
     /// Each parameter's values by its name, row by row.
-    pub weights: Vec<(String, Vec<f32>)>,
+    pub weights: Vec<(String, Numbers)>,
     /// The goodness heads that our own exports predict with, as `<layer>.head`; no part of the module.
-    pub heads: Vec<(String, Vec<f32>)>,
+    pub heads: Vec<(String, Numbers)>,
     /// The network's boundary in the file.
     pub interface: Interface,
 }
@@ -50,7 +51,7 @@ const TASK: &str = "the task is classification with one score per class";
 pub(crate) struct Matrix {
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
-    pub(crate) values: Vec<f32>,
+    pub(crate) values: Numbers,
 }
 
 /// A parameter that waits for its name.
@@ -59,7 +60,7 @@ pub(crate) struct Parameter {
     pub(crate) layer: Option<String>,
     pub(crate) shape: [usize; 2],
     pub(crate) role: ParamRole,
-    pub(crate) values: Vec<f32>,
+    pub(crate) values: Numbers,
     /// Whether a normalisation by the statistics of batches is in it.
     pub(crate) normalized: bool,
 }
@@ -82,7 +83,7 @@ pub(crate) struct Builder {
     contractions: Vec<Contraction>,
     /// Epsilons of normalisations that are not in front of a contraction.
     joined: Vec<f32>,
-    heads: Vec<(Handle<Param>, Vec<f32>)>,
+    heads: Vec<(Handle<Param>, Numbers)>,
     /// Slices by what they are of, first column and number of columns; what is put together from them by its parts.
     slices: HashMap<(Handle<Value>, usize, usize), Handle<Value>>,
     pairs: HashMap<(Handle<Value>, Handle<Value>), Handle<Value>>,
@@ -98,8 +99,8 @@ pub(crate) struct Builder {
 /// What the builder made.
 pub(crate) struct Built {
     pub(crate) module: Module,
-    pub(crate) weights: Vec<(String, Vec<f32>)>,
-    pub(crate) heads: Vec<(String, Vec<f32>)>,
+    pub(crate) weights: Vec<(String, Numbers)>,
+    pub(crate) heads: Vec<(String, Numbers)>,
     pub(crate) normalization: Option<Rms>,
     pub(crate) batch_normalized: Vec<String>,
 }
@@ -218,7 +219,7 @@ impl Builder {
         layer: Option<String>,
         shape: [usize; 2],
         role: ParamRole,
-        values: Vec<f32>,
+        values: Numbers,
     ) -> Result<Handle<Value>, Reason> {
         let param = Handle::new(self.params.len());
         self.params.push(Parameter { layer, shape, role, values, normalized: false });
@@ -301,7 +302,7 @@ impl Builder {
         layer: Option<String>,
         values: Vec<f32>,
     ) -> Result<Handle<Value>, Reason> {
-        let weight = Matrix { outputs: values.len(), inputs: 1, values };
+        let weight = Matrix { outputs: values.len(), inputs: 1, values: values.into() };
         let weight = self.weight(layer, weight)?;
         self.push(Op::Depthwise { value, weight, window: Window::identity(size) })
     }
@@ -364,7 +365,7 @@ impl Builder {
         &mut self,
         value: Handle<Value>,
         layer: Option<String>,
-        values: Vec<f32>,
+        values: Numbers,
     ) -> Result<Handle<Value>, Reason> {
         let bias = self.param(layer, [1, values.len()], ParamRole::Bias, values)?;
         self.binary(BinaryOp::Add, value, bias)
@@ -415,7 +416,7 @@ impl Builder {
     }
 
     /// A dense layer's goodness head: no part of the network, but kept beside its weights.
-    pub(crate) fn head(&mut self, values: Vec<f32>) {
+    pub(crate) fn head(&mut self, values: Numbers) {
         if let Some(last) = self.contractions.last() {
             self.heads.push((last.weight, values));
         }
@@ -614,7 +615,7 @@ impl Naming {
         old: &Layer,
         parameters: &mut [Parameter],
         params: &mut Arena<Param>,
-        weights: &mut Vec<(String, Vec<f32>)>,
+        weights: &mut Vec<(String, Numbers)>,
     ) -> Layer {
         let mut layer = Layer::new("main", LayerRole::Whole);
         let mut moved = vec![Handle::new(0); old.values.len()];
@@ -624,7 +625,7 @@ impl Naming {
             if let Op::Param(param) = &mut new.op {
                 let Parameter { shape, role, values, .. } = &mut parameters[param.index()];
                 let name = self.params[param.index()].clone().unwrap_or_default();
-                weights.push((name.clone(), std::mem::take(values)));
+                weights.push((name.clone(), values.clone()));
                 *param = params.push(Param { name, shape: *shape, storage: ParamStorage::F32, role: *role });
             }
             new.op.operands_mut(|operand| *operand = moved[operand.index()]);

@@ -15,6 +15,7 @@ use crate::import::{Reason, features, interface, only_input};
 use crate::interface::{LAYERS_KEY, PREDICTION_KEY, PredictionKind, Rms, SoftmaxTail};
 use crate::names;
 use crate::network::{Builder, Matrix, Network};
+use crate::numbers::Numbers;
 
 /// The value of [`LAYERS_KEY`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -161,7 +162,7 @@ fn restore(
         let tensor = model.graph.constants.get(name);
         let tensor = tensor.ok_or_else(|| Reason::from(format!("there is no initializer `{name}`")))?;
         let values =
-            tensor.floats().ok_or_else(|| Reason::from(format!("`{name}` is not floating-point")))?;
+            Numbers::of(tensor).ok_or_else(|| Reason::from(format!("`{name}` is not floating-point")))?;
         Ok::<_, Reason>((&tensor.dims, values))
     };
     let (dims, values) = constant(&layer.weight)?;

@@ -12,6 +12,7 @@ use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::window::Window;
 
 use crate::network::Parameter;
+use crate::numbers::Numbers;
 
 /// Simplifies the forward region as far as `output` needs it; gives the output's new place.
 pub(crate) fn simplify(
@@ -242,13 +243,13 @@ impl<'a> Folding<'a> {
                 match (op, self.op(by)) {
                     (BinaryOp::Add, Op::Param(more)) => {
                         let more = self.params[more.index()].values.clone();
-                        self.add(bias?, &more);
+                        self.add(bias?, more);
                     }
                     (BinaryOp::Add, Op::Constant(number)) => match bias {
-                        Some(bias) => self.add(bias, &[number]),
+                        Some(bias) => self.add(bias, Numbers::repeated(number, 1)),
                         None => return self.new_bias(value, before, number),
                     },
-                    (_, Op::Constant(number)) => self.scale(weight, bias, &[number]),
+                    (_, Op::Constant(number)) => self.scale(weight, bias, Numbers::repeated(number, 1)),
                     _ => return None,
                 }
                 Some(before)
@@ -258,7 +259,7 @@ impl<'a> Folding<'a> {
                 let Op::Param(factors) = self.op(factors) else { return None };
                 let Parameter { values, normalized, .. } = &self.params[factors.index()];
                 let (factors, normalized) = (values.clone(), *normalized);
-                self.scale(weight, bias, &factors);
+                self.scale(weight, bias, factors);
                 self.params[weight.index()].normalized |= normalized;
                 Some(before)
             }
@@ -365,7 +366,7 @@ impl<'a> Folding<'a> {
         let count = columns(self.layer, part);
         let Parameter { layer, shape, role, values, normalized } = &self.params[whole.index()];
         let shape = if shape[0] == 1 { [1, count] } else { [count, shape[1]] };
-        let values = values[from..from + count].to_vec();
+        let values = values.clone().part(from, count);
         let parameter =
             Parameter { layer: layer.clone(), shape, role: *role, values, normalized: *normalized };
         let number = Handle::new(self.params.len());
@@ -393,25 +394,24 @@ impl<'a> Folding<'a> {
     }
 
     /// Adds a number for each column, or one for all.
-    fn add(&mut self, bias: Handle<Param>, more: &[f32]) {
+    fn add(&mut self, bias: Handle<Param>, more: Numbers) {
         let bias = &mut self.params[bias.index()].values;
-        bias.iter_mut().zip(more.iter().cycle()).for_each(|(bias, more)| *bias += more);
+        *bias = bias.clone().plus(more);
     }
 
     /// Multiplies each output by its factor, or all by one.
-    fn scale(&mut self, weight: Handle<Param>, bias: Option<Handle<Param>>, factors: &[f32]) {
+    fn scale(&mut self, weight: Handle<Param>, bias: Option<Handle<Param>>, factors: Numbers) {
         let Parameter { shape, values, .. } = &mut self.params[weight.index()];
-        let rows = values.chunks_mut(shape[1]).zip(factors.iter().cycle());
-        rows.for_each(|(row, factor)| row.iter_mut().for_each(|weight| *weight *= factor));
+        *values = values.clone().scaled(shape[1], factors.clone());
         let Some(bias) = bias else { return };
         let bias = &mut self.params[bias.index()].values;
-        bias.iter_mut().zip(factors.iter().cycle()).for_each(|(bias, factor)| *bias *= factor);
+        *bias = bias.clone().scaled(1, factors);
     }
 
     /// A number added to a contraction without bias becomes one.
     fn new_bias(&mut self, value: Handle<Value>, sum: Handle<Value>, number: f32) -> Option<Handle<Value>> {
         let columns = columns(self.layer, sum);
-        let (shape, values) = ([1, columns], vec![number; columns]);
+        let (shape, values) = ([1, columns], Numbers::repeated(number, columns));
         let param = Handle::new(self.params.len());
         self.params.push(Parameter { layer: None, shape, role: ParamRole::Bias, values, normalized: false });
         let ty = Type::new(DType::F32, Dim::Const(1), Dim::Const(columns));

@@ -1,13 +1,12 @@
 //! Constants: typed, shaped, and read only where they are used.
 //!
-//! Raw data stays where it was read; numbers are converted when the importer asks. Size and type are checked once,
+//! Raw data stays [where it is](crate::payload); numbers are converted when somebody asks. Size and type are checked once,
 //! when the model is decoded.
-
-use bytes::Bytes;
 
 use crate::error::OnnxError;
 use crate::external::{ExternalData, ExternalProblem};
 use crate::limits::Limits;
+use crate::payload::Payload;
 use crate::proto::{StringStringEntryProto, TensorProto};
 
 /// Element type of a tensor, as far as the importer tells them apart.
@@ -97,7 +96,7 @@ pub struct Tensor {
 /// Elements as the file holds them.
 #[derive(Clone, Debug, PartialEq)]
 enum Data {
-    Raw(Bytes),
+    Raw(Payload),
     F32(Vec<f32>),
     F64(Vec<f64>),
     I32(Vec<i32>),
@@ -134,38 +133,73 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// Whether it is a floating-point tensor.
+    pub fn has_floats(&self) -> bool {
+        use ElementType::{Bf16, F16, F32, F64};
+        let Some(element) = self.element else { return false };
+        matches!(
+            (&self.data, element),
+            (Data::Raw(_), F32 | F64 | F16 | Bf16)
+                | (Data::F32(_), F32)
+                | (Data::F64(_), F64)
+                | (Data::I32(_), F16 | Bf16)
+        )
+    }
+
     /// The elements of a floating-point tensor, as single precision.
-    pub fn floats(&self) -> Option<Vec<f32>> {
-        Some(match (&self.data, self.element?) {
-            (Data::F32(items), ElementType::F32) => items.clone(),
-            (Data::F64(items), ElementType::F64) => items.iter().map(|&x| x as f32).collect(),
-            (Data::I32(items), ElementType::F16) => items.iter().map(|&x| half(x as u16)).collect(),
-            (Data::I32(items), ElementType::Bf16) => items.iter().map(|&x| brain(x as u16)).collect(),
-            (Data::Raw(raw), ElementType::F32) => chunks(raw, f32::from_le_bytes),
-            (Data::Raw(raw), ElementType::F64) => chunks(raw, |bytes| f64::from_le_bytes(bytes) as f32),
-            (Data::Raw(raw), ElementType::F16) => chunks(raw, |bytes| half(u16::from_le_bytes(bytes))),
-            (Data::Raw(raw), ElementType::Bf16) => chunks(raw, |bytes| brain(u16::from_le_bytes(bytes))),
-            _ => return None,
+    ///
+    /// # Errors
+    /// If it [is none](Self::has_floats), or the file that they are in can no longer be read.
+    pub fn floats(&self) -> Result<Vec<f32>, OnnxError> {
+        Ok(match (&self.data, self.element) {
+            (Data::F32(items), Some(ElementType::F32)) => items.clone(),
+            (Data::F64(items), Some(ElementType::F64)) => items.iter().map(|&x| x as f32).collect(),
+            (Data::I32(items), Some(ElementType::F16)) => items.iter().map(|&x| half(x as u16)).collect(),
+            (Data::I32(items), Some(ElementType::Bf16)) => items.iter().map(|&x| brain(x as u16)).collect(),
+            (Data::Raw(raw), Some(element)) if element.is_float() => {
+                let mut items = Vec::with_capacity(self.len());
+                raw.read(|raw| {
+                    items.extend(match element {
+                        ElementType::F64 => chunks(raw, |bytes| f64::from_le_bytes(bytes) as f32),
+                        ElementType::F16 => chunks(raw, |bytes| half(u16::from_le_bytes(bytes))),
+                        ElementType::Bf16 => chunks(raw, |bytes| brain(u16::from_le_bytes(bytes))),
+                        _ => chunks(raw, f32::from_le_bytes),
+                    });
+                })?;
+                items
+            }
+            _ => return Err(wrong(&self.name, "it is not floating-point")),
         })
     }
 
-    /// The elements of an integer tensor. An unsigned 64-bit element that does not fit counts as none.
+    /// The elements of an integer tensor that is no larger than shapes are. An unsigned 64-bit element that does not fit
+    /// counts as none.
     pub fn integers(&self) -> Option<Vec<i64>> {
         use ElementType::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+        if let Data::Raw(raw) = &self.data {
+            return self.raw_integers(raw.at_hand()?);
+        }
         Some(match (&self.data, self.element?) {
             (Data::I32(items), Bool | I8 | I16 | I32 | U8 | U16) => items.iter().map(|&x| x.into()).collect(),
             (Data::I64(items), I64) => items.clone(),
             (Data::U64(items), U32 | U64) => {
                 items.iter().map(|&x| i64::try_from(x).ok()).collect::<Option<_>>()?
             }
-            (Data::Raw(raw), Bool | U8) => chunks(raw, |[byte]: [u8; 1]| byte.into()),
-            (Data::Raw(raw), I8) => chunks(raw, |bytes| i8::from_le_bytes(bytes).into()),
-            (Data::Raw(raw), U16) => chunks(raw, |bytes| u16::from_le_bytes(bytes).into()),
-            (Data::Raw(raw), I16) => chunks(raw, |bytes| i16::from_le_bytes(bytes).into()),
-            (Data::Raw(raw), I32) => chunks(raw, |bytes| i32::from_le_bytes(bytes).into()),
-            (Data::Raw(raw), U32) => chunks(raw, |bytes| u32::from_le_bytes(bytes).into()),
-            (Data::Raw(raw), I64) => chunks(raw, i64::from_le_bytes),
-            (Data::Raw(raw), U64) => chunks(raw, |bytes| i64::try_from(u64::from_le_bytes(bytes)).ok())
+            _ => return None,
+        })
+    }
+
+    fn raw_integers(&self, raw: &[u8]) -> Option<Vec<i64>> {
+        use ElementType::{Bool, I8, I16, I32, I64, U8, U16, U32, U64};
+        Some(match self.element? {
+            Bool | U8 => chunks(raw, |[byte]: [u8; 1]| byte.into()),
+            I8 => chunks(raw, |bytes| i8::from_le_bytes(bytes).into()),
+            U16 => chunks(raw, |bytes| u16::from_le_bytes(bytes).into()),
+            I16 => chunks(raw, |bytes| i16::from_le_bytes(bytes).into()),
+            I32 => chunks(raw, |bytes| i32::from_le_bytes(bytes).into()),
+            U32 => chunks(raw, |bytes| u32::from_le_bytes(bytes).into()),
+            I64 => chunks(raw, i64::from_le_bytes),
+            U64 => chunks(raw, |bytes| i64::try_from(u64::from_le_bytes(bytes)).ok())
                 .into_iter()
                 .collect::<Option<_>>()?,
             _ => return None,
@@ -205,7 +239,17 @@ impl<'a> Loader<'a> {
         Self { external, limits, bytes: 0 }
     }
 
-    pub(crate) fn tensor(&mut self, proto: TensorProto) -> Result<Tensor, OnnxError> {
+    pub(crate) fn tensor(&mut self, mut proto: TensorProto) -> Result<Tensor, OnnxError> {
+        let raw = proto.raw_data.take().map(Payload::from);
+        self.tensor_of(proto, raw)
+    }
+
+    /// A tensor whose raw data is elsewhere.
+    pub(crate) fn tensor_of(
+        &mut self,
+        proto: TensorProto,
+        raw: Option<Payload>,
+    ) -> Result<Tensor, OnnxError> {
         let name = proto.name().to_string();
         let dims = self.dims(&name, &proto.dims)?;
         let element = ElementType::from_code(proto.data_type().into());
@@ -220,7 +264,7 @@ impl<'a> Loader<'a> {
         let data = if proto.data_location() == crate::proto::tensor_proto::DataLocation::External {
             Data::Raw(self.external(&name, &proto.external_data, bytes)?)
         } else {
-            inline(proto, known)
+            raw.map_or_else(|| inline(proto, known), Data::Raw)
         };
         match data.len(known) {
             Some(found) if found == len => Ok(Tensor { name, element, dims, data }),
@@ -252,7 +296,7 @@ impl<'a> Loader<'a> {
         tensor: &str,
         entries: &[StringStringEntryProto],
         needed: usize,
-    ) -> Result<Bytes, OnnxError> {
+    ) -> Result<Payload, OnnxError> {
         let entry = |key: &str| entries.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
         let location = entry("location").unwrap_or_default();
         let number = |key: &str| match entry(key) {
@@ -266,19 +310,15 @@ impl<'a> Loader<'a> {
             }
             self.external.load(location, number("offset")?.unwrap_or(0), needed)
         };
-        let bytes = load().map_err(|problem| OnnxError::External {
+        load().map_err(|problem| OnnxError::External {
             tensor: tensor.to_string(),
             location: location.to_string(),
             problem,
-        })?;
-        Ok(bytes.into())
+        })
     }
 }
 
 fn inline(proto: TensorProto, element: ElementType) -> Data {
-    if let Some(raw) = proto.raw_data {
-        return Data::Raw(raw);
-    }
     match element {
         ElementType::F32 => Data::F32(proto.float_data),
         ElementType::F64 => Data::F64(proto.double_data),

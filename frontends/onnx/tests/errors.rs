@@ -7,7 +7,9 @@ use std::fs;
 
 use common::{dense, int, ints, net};
 use ffc_onnx::proto::tensor_proto::DataLocation;
+use ffc_onnx::proto::{GraphProto, ModelProto, TensorProto};
 use ffc_onnx::{Folder, Limits, NoExternalData, OnnxError, decode, decode_within, import, read};
+use prost::Message;
 
 fn external(location: &str, offset: &str, length: &str) -> common::Net {
     let mut net = dense(17).output("h");
@@ -40,8 +42,32 @@ fn external_data_is_read() {
     for (offset, length, first) in [("", "", 0.0), ("4", "48", 1.0), ("4", "", 1.0)] {
         let bytes = external("./data/weights.bin", offset, length).bytes();
         let network = import(&decode(&bytes, &Folder::new(folder.path())).unwrap()).unwrap();
-        assert_eq!(network.weights[0].1[0], first);
+        assert_eq!(network.weights[0].1.load().unwrap()[0], first);
     }
+}
+
+#[test]
+fn weights_stay_in_the_file_until_they_are_asked_for() {
+    let numbers: Vec<f32> = (0..4 * 700).map(|index| index as f32 / 7.0).collect();
+    let raw: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let (name, dims, data_type) = (Some("fc.weight".into()), vec![700, 4], Some(1));
+    let weight = TensorProto { name, dims, data_type, raw_data: Some(raw.into()), ..Default::default() };
+    let net = net(17).input("x", &["N", "700"]).output("y").node("MatMul", &["x", "fc.weight"], "y", vec![]);
+    // Two models, one behind the other, are one: here the second brings the weight.
+    let graph = Some(GraphProto { initializer: vec![weight], ..Default::default() });
+    let more = ModelProto { graph, ..Default::default() };
+    let bytes = [net.bytes(), more.encode_to_vec()].concat();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    fs::write(&path, &bytes).unwrap();
+    let network = import(&read(&path).unwrap()).unwrap();
+    let loaded = network.weights[0].1.load().unwrap();
+    assert_eq!(loaded[..3], [0.0, 4.0 / 7.0, 8.0 / 7.0]);
+    let in_memory = import(&decode(&bytes, &NoExternalData).unwrap()).unwrap();
+    assert_eq!(in_memory.weights[0].1.load().unwrap(), loaded);
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = network.weights[0].1.load().unwrap_err().to_string();
+    assert!(error.ends_with("model.onnx`: it has changed since it was opened"), "{error}");
 }
 
 #[test]

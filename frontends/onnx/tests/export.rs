@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::Values;
+use common::Sequence;
 use common::evaluate::activate;
 use ffc_ir::Arena;
 use ffc_ir::module::{Activation, BinaryOp, Layer, LayerRole, Module, Op, Param, ParamRole, ParamStorage};
@@ -14,7 +14,7 @@ use ffc_ir::module::{Phase, Region, RowPlan};
 use ffc_ir::types::{DType, Dim, Type};
 use ffc_onnx::{
     ExportError, ExportModel, Interface, NoExternalData, Prediction, PredictionKind, Rms, Size, SoftmaxTail,
-    decode, export, import, read,
+    decode, import, read,
 };
 
 const CLASSES: usize = 3;
@@ -54,6 +54,7 @@ struct Dense {
 #[derive(Clone)]
 struct Written {
     model: ExportModel,
+    weights: common::Values,
     layers: Vec<Dense>,
 }
 
@@ -61,6 +62,18 @@ impl std::ops::Deref for Written {
     type Target = ExportModel;
     fn deref(&self) -> &ExportModel {
         &self.model
+    }
+}
+
+impl std::ops::DerefMut for Written {
+    fn deref_mut(&mut self) -> &mut ExportModel {
+        &mut self.model
+    }
+}
+
+impl Written {
+    fn bytes(&self) -> Result<Vec<u8>, ExportError> {
+        common::written(&self.model, &self.weights)
     }
 }
 
@@ -115,12 +128,12 @@ fn written(
     let (module, weights) = chain(&layers);
     let metadata = vec![("ffc.mean".into(), "0.1307".into())];
     let layer_of = std::collections::HashMap::new();
-    let model = ExportModel { interface, module, weights, normalization, layer_of, metadata, prediction };
-    Written { model, layers }
+    let model = ExportModel { interface, module, normalization, layer_of, metadata, prediction };
+    Written { model, weights, layers }
 }
 
 fn layers() -> Vec<Dense> {
-    let mut values = Values(7);
+    let mut values = Sequence(7);
     let activations = [
         Some(Activation::Relu),
         Some(Activation::Clip { low: -0.5, high: 1.0 }),
@@ -144,7 +157,7 @@ fn model(prediction: Prediction, normalization: Option<Rms>, opset: i64, softmax
 }
 
 fn predictions() -> Vec<Prediction> {
-    let mut values = Values(3);
+    let mut values = Sequence(3);
     let mut heads = || [8, 6, 5].map(|outputs| values.take(CLASSES * outputs)).to_vec();
     vec![
         Prediction::Classifier,
@@ -175,7 +188,7 @@ fn variants() -> Vec<Written> {
 #[test]
 fn an_export_reads_back_as_what_it_was_written_from() {
     for model in variants() {
-        let bytes = export(&model).unwrap();
+        let bytes = model.bytes().unwrap();
         let network =
             import(&decode(&bytes, &NoExternalData).unwrap()).unwrap_or_else(|error| panic!("{error}"));
         common::checked(&network);
@@ -187,8 +200,8 @@ fn an_export_reads_back_as_what_it_was_written_from() {
                 [(format!("{}.weight", layer.name), layer.weight.clone())].into_iter().chain(bias)
             })
             .collect();
-        assert_eq!(network.weights, expected);
-        let heads: Vec<_> = network.heads.iter().map(|(_, values)| values.clone()).collect();
+        assert_eq!(common::values(&network.weights), expected);
+        let heads: Vec<_> = common::values(&network.heads).into_iter().map(|(_, values)| values).collect();
         match &model.prediction {
             Prediction::Heads { heads: expected, .. } => assert_eq!(&heads, expected),
             _ => assert!(heads.is_empty()),
@@ -222,9 +235,9 @@ fn an_interface_survives_a_checkpoint() {
 
 #[test]
 fn a_damaged_layer_list_is_refused() {
-    let bytes =
-        export(&model(Prediction::Labels { on: 1.0, off: 0.0, sum: false }, None, 17, SoftmaxTail::None))
-            .unwrap();
+    let bytes = model(Prediction::Labels { on: 1.0, off: 0.0, sum: false }, None, 17, SoftmaxTail::None)
+        .bytes()
+        .unwrap();
     for (from, to, message) in [
         (
             "\"fc1.weight\"",
@@ -249,10 +262,10 @@ fn a_damaged_layer_list_is_refused() {
 #[test]
 fn parts_that_do_not_fit_are_refused() {
     let good = model(Prediction::Classifier, None, 17, SoftmaxTail::None);
-    let refused = |change: &dyn Fn(&mut ExportModel)| {
-        let mut model = good.model.clone();
+    let refused = |change: &dyn Fn(&mut Written)| {
+        let mut model = good.clone();
         change(&mut model);
-        export(&model).unwrap_err()
+        model.bytes().unwrap_err()
     };
     assert_eq!(
         refused(&|model| model.weights[2].1.truncate(5)).to_string(),
@@ -268,7 +281,7 @@ fn parts_that_do_not_fit_are_refused() {
     );
     let error = refused(&|model| model.module.layers[0].outputs.clear());
     assert!(matches!(error, ExportError::Module(_)), "{error}");
-    let two = |model: &mut ExportModel| {
+    let two = |model: &mut Written| {
         let layer = &mut model.module.layers[0];
         let (last, ty) = (layer.outputs[0], layer.ty(layer.outputs[0]));
         let relu = Op::Activate(Activation::Relu, last);
@@ -385,7 +398,7 @@ fn onnxruntime_computes_what_was_exported() {
     let Some(python) = common::python("numpy, onnxruntime") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut cases = Vec::new();
-    let mut values = Values(11);
+    let mut values = Sequence(11);
     let mut variants = variants();
     // Every activation, an input that already is a matrix, and one whose every feature is overlaid.
     let mut others = layers();
@@ -406,7 +419,7 @@ fn onnxruntime_computes_what_was_exported() {
     variants.push(written(narrow, labels, None, matrix(CLASSES)));
     for (index, model) in variants.iter().enumerate() {
         let path = folder.path().join(format!("{index}.onnx"));
-        std::fs::write(&path, export(model).unwrap()).unwrap();
+        std::fs::write(&path, model.bytes().unwrap()).unwrap();
         let features = model.layers[0].inputs;
         for batch in [1, 7] {
             let x = values.take(batch * features);
@@ -434,12 +447,16 @@ fn onnxruntime_computes_the_same_before_and_after() {
     if let Some(shared) = common::shared_folder() {
         files.extend(["mnist_mlp.onnx", "mnist_mlp_small.onnx"].map(|name| shared.join(name)));
     }
-    let mut values = Values(5);
+    let mut values = Sequence(5);
     let mut cases = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let network = import(&read(file).unwrap()).unwrap();
         let path = folder.path().join(format!("{index}.onnx"));
-        std::fs::write(&path, export(&common::unchanged(&network)).unwrap()).unwrap();
+        std::fs::write(
+            &path,
+            common::written(&common::unchanged(&network), &common::values(&network.weights)).unwrap(),
+        )
+        .unwrap();
         let interface = &network.interface;
         for batch in [1, 7] {
             let (x, shape) = (values.take(batch * network.module.features), shape(interface, batch));

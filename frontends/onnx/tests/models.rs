@@ -29,7 +29,7 @@ fn mnist_mlp_with_external_data() {
         ]
     );
     assert_eq!(ops(&network.module), ["operand", "dot", "add", "relu", "dot", "add", "relu", "dot", "add"]);
-    assert!(network.weights[0].1.iter().any(|&weight| weight != 0.0));
+    assert!(network.weights[0].1.load().unwrap().iter().any(|&weight| weight != 0.0));
     let interface = &network.interface;
     assert_eq!((interface.input.as_str(), interface.output.as_str()), ("input", "logits"));
     assert_eq!(serde_json::to_string(&interface.input_dims).unwrap(), r#"["batch",1,28,28]"#);

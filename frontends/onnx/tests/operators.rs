@@ -8,7 +8,7 @@ use ffc_ir::module::{Activation, Op};
 use ffc_onnx::{Rms, Size, SoftmaxTail};
 
 fn weights(net: &common::Net) -> Vec<(String, Vec<f32>)> {
-    net.import().unwrap().weights
+    common::values(&net.import().unwrap().weights)
 }
 
 fn activation(net: common::Net) -> Activation {
@@ -41,7 +41,7 @@ fn gemm_becomes_dot_and_bias() {
     assert_eq!(net.ops(), ["operand", "dot", "add"]);
     let network = net.import().unwrap();
     assert_eq!(network.weights[0].0, "fc1.weight");
-    assert_eq!(network.weights[0].1[..4], [-1.0, -0.75, -0.5, -0.25]);
+    assert_eq!(network.weights[0].1.load().unwrap()[..4], [-1.0, -0.75, -0.5, -0.25]);
     assert_eq!(network.weights[1].0, "fc1.bias");
     assert_eq!((network.module.features, network.module.classes, network.module.batch), (4, 3, 128));
     assert_eq!(network.interface.input_dims, [Size::Symbol("N".into()), Size::Fixed(4)]);

@@ -7,6 +7,7 @@ use crate::kernel::{
     At, Binary, Buffer, BufferClass, Contraction, Expr, Fold, Geometry, Kernel, Outside, Over, Plane,
     Program, Schedule, Side, Stage, Unary,
 };
+use crate::window::Window;
 
 /// One line per kernel (its domain, what it contracts, reads and writes) and one per schedule: short enough to pin in
 /// a test, so that lost fusion shows.
@@ -167,6 +168,7 @@ fn element(name: &str, at: At) -> String {
         At::Sample(n) => format!("{name}[i/{n}, j]"),
         At::Columns(n) => format!("{name}[i, {n} + j]"),
         At::Window { window, tap, outside } => {
+            let window = Window::from(window);
             let outside = match outside {
                 Outside::Zero => "0",
                 Outside::Least => "least",

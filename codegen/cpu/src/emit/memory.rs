@@ -91,7 +91,7 @@ impl Emitter<'_> {
                     self.quotient(row, per);
                 }
                 Expr::Load(_, At::Window { window, tap, .. }) => {
-                    self.look(window, tap, row);
+                    self.look(window.into(), tap, row);
                 }
                 _ => {}
             }
@@ -114,7 +114,7 @@ impl Emitter<'_> {
             At::RowSample(per) => self.row_address(base, point.row(), per, element),
             At::Flat(columns) => self.row_address(base, point.row(), 1, columns * buffer.dtype.bytes()),
             At::Window { window, tap, .. } => {
-                let Sight { row: seen, .. } = self.look(window, tap, point.row());
+                let Sight { row: seen, .. } = self.look(window.into(), tap, point.row());
                 Address { base: self.indexed(base, seen, row), offset: 0 }
             }
             At::Planar { positions, copies } => {
@@ -168,7 +168,7 @@ impl Emitter<'_> {
         };
         match at {
             At::Window { window, tap, outside } => {
-                let there = self.look(window, tap, point.row()).there;
+                let there = self.look(window.into(), tap, point.row()).there;
                 self.unless_outside(there, value, outside_bits(buffer.dtype, outside))
             }
             _ => value,

@@ -96,7 +96,8 @@ impl Naive {
                 Expr::ColumnIndex => Number::I32(j as i32),
                 Expr::ConstF32(bits) => Number::F32(f32::from_bits(bits)),
                 Expr::ConstI32(value) => Number::I32(value),
-                Expr::Load(buffer, At::Window { window, tap, outside }) => match seen(&window, i, tap) {
+                Expr::Load(buffer, At::Window { window, tap, outside }) => match seen(&window.into(), i, tap)
+                {
                     Some(row) => self.data(buffer).get(self.index(buffer, At::Element, row, j)),
                     None => beyond(self.data(buffer), outside),
                 },

@@ -209,5 +209,5 @@ fn starting_values(
     let constants = preprocessing_constants(&description.options);
     let init = job::init(source, flags);
     let values = initial_values(&compiled.program.params, &network, &constants, init, description.seed);
-    Ok(values.map(|(name, values)| (name.to_string(), values)).collect())
+    values.map(|start| start.map(|start| (start.param.name.clone(), start.all()))).collect()
 }

@@ -115,7 +115,7 @@ fn trainer(
 ) -> Result<Trainer, Failure> {
     let compiled = compile(&source.network.module, options)?;
     let seed = source.description.as_ref().map_or(1, |description| description.seed);
-    let run = Run { compiled: &compiled, options, threads, seed, init: Init::Keep };
+    let run = Run { program: &compiled.program, options, threads, seed, init: Init::Keep };
     let float = options.precision == Precision::Float;
     match (&source.origin, &source.description) {
         (Origin::Checkpoint(folder), Some(_)) if !float => {

@@ -45,8 +45,8 @@ pub fn run(args: Export) -> Result<(), Failure> {
         Origin::Artifact(bytes) => source::load(bytes)?,
         Origin::Onnx => unreachable!("an ONNX file has no description"),
     };
-    let weights = source::weights_of(&session);
-    let bytes = export::export(&source.network, &description.options, weights)?;
-    files::write(&args.output, &bytes)?;
-    print_line(&format!("wrote {} ({} bytes)", args.output.display(), bytes.len()))
+    let weights = |name: &str| session.trained(name).ok();
+    export::export(&source.network, &description.options, &weights, &args.output)?;
+    let bytes = std::fs::metadata(&args.output).map_or(0, |metadata| metadata.len());
+    print_line(&format!("wrote {} ({bytes} bytes)", args.output.display()))
 }

@@ -51,7 +51,7 @@ pub fn run(args: Inspect) -> Result<(), Failure> {
     };
     let train = compiled.as_ref().map(|compiled| &compiled.train);
     let layers = layers(&source.network, train);
-    let note = train.and_then(|train| projections_for_groups(train, &options));
+    let note = train.and_then(|train| projections_for_groups(train.params.values(), &options));
     let memory = compiled.as_ref().map(|compiled| memory(&source.network, &compiled.program));
     let variants = match &source.origin {
         Origin::Artifact(bytes) => variants(&Artifact::from_bytes(bytes)?.0, &cpu()?),

@@ -111,12 +111,10 @@ pub fn run(args: Train) -> Result<(), Failure> {
         watcher.last = Some(evaluation::accuracy(trainer, &data.test, plan.batch)?);
     }
     let outcome = Outcome { data_bytes: data_bytes(&data), ..watcher.finish() };
-    // An exported file can be larger than all of training's state; together with the data it would be the peak.
     drop(data);
     if let Some(output) = &args.output {
-        let weights = job.trainer.weights()?;
-        let bytes = export::export(&job.network, &job.description.options, weights)?;
-        files::write(output, &bytes)?;
+        let weights = |name: &str| job.trainer.weight(name);
+        export::export(&job.network, &job.description.options, &weights, output)?;
     }
     summarize(&job, &args, &outcome, started)
 }
@@ -151,7 +149,7 @@ fn refuse_second_run(folder: &Path) -> Result<(), Failure> {
 }
 
 fn check_limit(job: &Job, limit: Option<u64>) -> Result<(), Failure> {
-    let plan = memory(&job.network, &job.compiled.program);
+    let plan = memory(&job.network, &job.program);
     match limit {
         Some(limit) if plan.peak_bytes as u64 > limit => Err(Failure::new(format!(
             "training needs {} bytes, more than `--memory-limit {limit}`",
@@ -192,7 +190,7 @@ fn introduce(job: &Job, data: &Dataset, args: &Train) {
         number(&preprocessing.mean),
         number(&preprocessing.std),
     ));
-    if let Some(note) = projections_for_groups(&job.compiled.train, options) {
+    if let Some(note) = projections_for_groups(&job.program.params, options) {
         say(&note);
     }
     if !job.description.augmentation.is_none() {
@@ -317,9 +315,9 @@ impl Observer for Watcher {
 fn summarize(job: &Job, args: &Train, outcome: &Outcome, started: Instant) -> Result<(), Failure> {
     let Outcome { last, best, seconds, .. } = *outcome;
     let (epochs, rate) = (job.plan.total_epochs().max(job.plan.done), outcome.images_per_second());
-    let plan = memory(&job.network, &job.compiled.program);
-    let peak = machine::peak_rss_bytes();
+    let plan = memory(&job.network, &job.program);
     let hash = job.trainer.weights_hash()?;
+    let peak = machine::peak_rss_bytes();
     if args.json {
         return print_json(&json!({
             "event": "summary",

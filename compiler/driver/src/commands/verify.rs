@@ -55,7 +55,7 @@ pub fn run(args: Verify) -> Result<(), Failure> {
     }
     let compiled = compile(&source.network.module, &description.options)?;
     let run = Run {
-        compiled: &compiled,
+        program: &compiled.program,
         options: &description.options,
         threads: args.threads,
         seed: description.seed,
@@ -68,8 +68,9 @@ pub fn run(args: Verify) -> Result<(), Failure> {
     let mut state = State::new(&compiled.train);
     let constants = preprocessing_constants(&description.options);
     let params = &compiled.program.params;
-    for (name, values) in initial_values(params, &source.network, &constants, Init::Random, description.seed)
-    {
+    for parameter in initial_values(params, &source.network, &constants, Init::Random, description.seed) {
+        let start = parameter?;
+        let (name, values) = (&start.param.name, start.all());
         session.load_weights(name, &values)?;
         let param = compiled.train.param(name);
         state.set_weights(param.ok_or_else(|| Failure::new(format!("no parameter `{name}`")))?, &values)?;

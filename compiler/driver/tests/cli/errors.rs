@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use ffc_onnx::proto::attribute_proto::AttributeType;
 use ffc_onnx::proto::tensor_proto::DataLocation;
-use ffc_onnx::proto::{ModelProto, StringStringEntryProto};
+use ffc_onnx::proto::{AttributeProto, ModelProto, StringStringEntryProto};
+use prost::Message;
 
-use crate::fixture::{CLASSES, Fixture, SIDE, changed, examples, mnist};
+use crate::fixture::{CLASSES, Fixture, SIDE, changed, convolutional, examples, mnist};
 
 #[test]
 fn wrong_usage_is_status_2() {
@@ -103,6 +105,30 @@ fn unsupported_operators_are_listed_at_once() {
     let selu = rows.as_array().unwrap().iter().find(|row| row["op"] == "Selu").unwrap();
     assert_eq!((&selu["opset"], &selu["count"], &selu["domain"]), (&17.into(), &2.into(), &"ai.onnx".into()));
     assert_eq!(selu["nodes"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn an_unsupported_convolution() {
+    let fixture = Fixture::new();
+    let mut model = ModelProto::decode(convolutional(SIDE, 4, 2, CLASSES).as_slice()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let mut convolutions = graph.node.iter_mut().filter(|node| node.op_type() == "Conv");
+    let mode = AttributeProto {
+        name: Some("auto_pad".into()),
+        s: Some(b"SOMEHOW".to_vec()),
+        r#type: Some(AttributeType::String as i32),
+        ..AttributeProto::default()
+    };
+    convolutions.next().unwrap().attribute.push(mode);
+    convolutions.next().unwrap().op_type = Some("ConvTranspose".into());
+    fixture.write("net.onnx", model.encode_to_vec());
+    // Both at once, each with its name and the reason.
+    let texts = ["attribute `auto_pad` is `SOMEHOW`", "d1", "ConvTranspose", "d2"];
+    for line in
+        ["train net.onnx --data data -o out.onnx --checkpoint run", "inspect net.onnx", "bench net.onnx"]
+    {
+        fixture.refused(line, &texts);
+    }
 }
 
 #[test]

@@ -252,7 +252,7 @@ pub(crate) fn network(features: usize, classes: usize) -> Vec<u8> {
            }}
          }}"
     );
-    write(&text, features, classes)
+    file(&text, &[features])
 }
 
 /// `features` to `classes` through a layer of 24 and a residual block that narrows to 2 in between.
@@ -293,21 +293,77 @@ pub(crate) fn residual(features: usize, classes: usize) -> Vec<u8> {
            }}
          }}"
     );
-    write(&text, features, classes)
+    file(&text, &[features])
 }
 
-/// A network in text form, with seeded weights, as an ONNX file.
-fn write(text: &str, features: usize, classes: usize) -> Vec<u8> {
+/// Images of one channel to `classes` through a convolution of stride 2 and others of as many channels each.
+pub(crate) fn convolutional(side: usize, channels: usize, convolutions: usize, classes: usize) -> Vec<u8> {
+    let (pixels, half) = (side * side, side / 2);
+    let (positions, whole) = (half * half, half * half * channels);
+    let (mut params, mut forward) = (String::new(), String::new());
+    let mut seen = ("image".to_string(), 1, side, 2);
+    for layer in 1..=convolutions {
+        let (input, depth, size, stride) = seen;
+        let columns = 9 * depth;
+        params += &format!(
+            "param @conv{layer}.weight: f32[{channels}, {columns}] weight
+             param @conv{layer}.bias: f32[1, {channels}] bias\n"
+        );
+        forward += &format!(
+            "%w{layer} = param @conv{layer}.weight
+             %v{layer}: f32[rows * {positions}, {columns}] = window %{input}, input({size}, {size}), \
+               output({half}, {half}), kernel(3, 3), stride({stride}, {stride}), pad(1, 1)
+             %d{layer} = dot %v{layer}, %w{layer}
+             %b{layer} = param @conv{layer}.bias
+             %z{layer} = add %d{layer}, %b{layer}
+             %y{layer} = activate relu, %z{layer}\n"
+        );
+        seen = (format!("y{layer}"), channels, half, 1);
+    }
+    let text = format!(
+        "module @net imported {{
+           input f32[{pixels}]
+           classes {classes}
+           batch 32
+           rows plain
+           {params}
+           param @fc.weight: f32[{classes}, {whole}] weight
+           param @fc.bias: f32[1, {classes}] bias
+           layer @main whole {{
+             forward {{
+               %x: f32[rows, {pixels}] = operand 0
+               %image: f32[rows * {pixels}, 1] = pixels %x, channels(1)
+               {forward}
+               %w = param @fc.weight
+               %v: f32[rows, {whole}] = window %{last}, input({half}, {half}), output(1, 1), kernel({half}, {half}), \
+                 stride({half}, {half})
+               %d = dot %v, %w
+               %b = param @fc.bias
+               %z = add %d, %b
+               yield %z
+             }}
+           }}
+         }}",
+        last = seen.0,
+    );
+    file(&text, &[1, side, side])
+}
+
+/// A file of this module with a random start, whose input has these dimensions beside the batch.
+fn file(text: &str, dims: &[usize]) -> Vec<u8> {
     let module = ffc_ir::parse(text).unwrap();
+    let (features, classes) = (module.features, module.classes);
     let mut numbers = Numbers(features as u64);
     let mut values = |param: &Param| match param.role {
         ParamRole::Bias => vec![0.0; param.len()],
         _ => (0..param.len()).map(|_| numbers.number() / (param.shape[1] as f32).sqrt()).collect(),
     };
-    let weights = module.params.values().map(|param| (param.name.clone(), values(param))).collect();
+    let weights: Vec<_> = module.params.values().map(|param| (param.name.clone(), values(param))).collect();
+    let input_dims = [Size::Symbol("batch".into())].into_iter().chain(dims.iter().copied().map(Size::Fixed));
+    let input_dims = input_dims.collect();
     let interface = Interface {
         input: "pixels".into(),
-        input_dims: vec![Size::Symbol("batch".into()), Size::Fixed(features)],
+        input_dims,
         output: "scores".into(),
         output_dims: vec![Size::Symbol("batch".into()), Size::Fixed(classes)],
         softmax: SoftmaxTail::None,
@@ -319,16 +375,19 @@ fn write(text: &str, features: usize, classes: usize) -> Vec<u8> {
         metadata: Vec::new(),
     };
     let (metadata, prediction) = (Vec::new(), Prediction::Classifier);
-    ffc_onnx::export(&ExportModel {
+    let model = ExportModel {
         interface,
         module,
-        weights,
         normalization: None,
         layer_of: HashMap::new(),
         metadata,
         prediction,
-    })
-    .unwrap()
+    };
+    let values =
+        |name: &str| weights.iter().find(|(other, _)| other == name).map(|(_, values)| values.clone());
+    let mut bytes = Vec::new();
+    ffc_onnx::export(&model, &values, &mut bytes).unwrap();
+    bytes
 }
 
 /// The small network, changed.

@@ -10,7 +10,7 @@ use ffc::trainer::Trainer;
 use ffc::training::{self, EpochReport, Observer};
 use ffc_data::LoadOptions;
 
-use crate::fixture::{Fixture, digits, network};
+use crate::fixture::{Fixture, convolutional, digits, network};
 
 const SIDE: usize = 6;
 const CLASSES: [&str; 3] = ["ash", "birch", "cedar"];
@@ -155,6 +155,31 @@ fn what_is_wrong_with_images_is_named() {
     refused(&["'images.tar' is truncated: "]);
     fixture.write("images.tar", "<html>");
     refused(&["'images.tar' is truncated: "]);
+}
+
+#[test]
+fn images_of_another_size_than_the_network_s_are_refused() {
+    let fixture = fixture();
+    fixture.write("net.onnx", convolutional(8, 4, 1, CLASSES.len()));
+    let texts = ["has 108 numbers (3x6x6)", "`pixels` wants 64", "help: "];
+    for line in
+        ["train net.onnx --data images.tar -o out.onnx --checkpoint run", "eval net.onnx --data images"]
+    {
+        fixture.refused(line, &texts);
+    }
+}
+
+#[test]
+fn what_was_there_before_a_refusal_stays() {
+    let fixture = fixture();
+    fixture.done("train net.onnx --data images.tar --epochs 1 --checkpoint run -o out.onnx");
+    let kept =
+        || ["run/weights.safetensors", "run/description.json", "out.onnx"].map(|name| fixture.read(name));
+    let before = kept();
+    changed(&fixture, "train/birch/1.png", Some(b"\xff\xd8\xff\xe0\0\x10JFIF"));
+    let line = "train net.onnx --data images.tar --epochs 2 --checkpoint run --resume -o out.onnx";
+    fixture.refused(line, &["'images.tar: train/birch/1.png' is no readable JPEG file: "]);
+    assert!(kept() == before);
 }
 
 struct Nobody;

@@ -4,10 +4,10 @@ use ffc_ir::module::{Activation, Op, PoolOp};
 
 use super::chain::{self, Dense};
 use super::network::Network;
-use super::write::{Writer, entry, int};
+use super::write::{Weight, Writer, entry, int};
 use super::{ExportError, ExportModel, Prediction, ir_version};
 use crate::interface::{LAYERS_KEY, NORMALIZATION_KEY, OWN_KEYS, PREDICTION_KEY, SoftmaxTail};
-use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto};
 use crate::restore::{LayerRecord, Layers};
 
 /// The oldest operator set that is written.
@@ -22,8 +22,8 @@ fn oldest(op: &Op) -> i64 {
     }
 }
 
-/// The whole file of a network whose parts fit together.
-pub(super) fn model(model: &ExportModel) -> Result<ModelProto, ExportError> {
+/// The file of a network whose parts fit together, its graph, and the weights that the graph has.
+pub(super) fn model(model: &ExportModel) -> Result<(ModelProto, GraphProto, Vec<Weight>), ExportError> {
     let interface = &model.interface;
     let values = model.module.layers[0].values.values();
     let oldest = values.map(|value| oldest(&value.op)).max().unwrap_or(OPSET);
@@ -31,20 +31,20 @@ pub(super) fn model(model: &ExportModel) -> Result<ModelProto, ExportError> {
     let mut graph = Graph::new(model, opset);
     graph.predict()?;
     let metadata = metadata(model, graph.records);
-    let graph = graph.writer.finish(
+    let (graph, weights) = graph.writer.finish(
         "network",
         (&interface.input, &interface.input_dims),
         (&interface.output, &interface.output_dims),
     );
-    Ok(ModelProto {
+    let model = ModelProto {
         ir_version: Some(ir_version(interface)),
         producer_name: Some("ffc".to_string()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
         opset_import: vec![OperatorSetIdProto { domain: Some(String::new()), version: Some(opset) }],
-        graph: Some(graph),
         metadata_props: metadata,
         ..ModelProto::default()
-    })
+    };
+    Ok((model, graph, weights))
 }
 
 /// The interface's metadata, overlaid by the model's, and our own.

@@ -12,7 +12,7 @@ use ffc_ir::types::Dim;
 use ffc_ir::window::Window;
 
 use super::groups::{Groups, groups};
-use super::write::{Writer, float, int, ints, text};
+use super::write::{Order, Writer, float, int, ints, text};
 use super::{ExportError, ExportModel};
 use crate::interface::Size;
 use crate::sizes::image_sizes;
@@ -127,11 +127,9 @@ impl<'a> Network<'a> {
         self.layer.ty(value).rows() == Dim::ROWS
     }
 
-    fn param(&self, value: Handle<Value>) -> Option<(Handle<Param>, &'a Param, &'a [f32])> {
+    fn param(&self, value: Handle<Value>) -> Option<(Handle<Param>, &'a Param)> {
         let Op::Param(handle) = self.op(value) else { return None };
-        let param = &self.model.module.params[handle];
-        let (_, values) = self.model.weights.iter().find(|(name, _)| *name == param.name)?;
-        Some((handle, param, values))
+        Some((handle, &self.model.module.params[handle]))
     }
 
     /// The tensor that a value is, `None` for what is written where it is used.
@@ -322,15 +320,20 @@ impl<'a> Network<'a> {
     }
 
     /// An initializer for a parameter.
-    fn initializer(
+    fn initializer(&mut self, param: (Handle<Param>, &Param), dims: &[usize], order: Order) -> String {
+        self.initializer_of_all(&[param], dims, order)
+    }
+
+    /// An initializer for parameters, one behind the other.
+    fn initializer_of_all(
         &mut self,
-        handle: Handle<Param>,
-        param: &Param,
+        params: &[(Handle<Param>, &Param)],
         dims: &[usize],
-        values: &[f32],
+        order: Order,
     ) -> String {
-        let name = self.writer.floats(&param.name, dims, values);
-        self.params.insert(handle, name.clone());
+        let described: Vec<&Param> = params.iter().map(|&(_, param)| param).collect();
+        let name = self.writer.weight(&described, dims, order);
+        self.params.extend(params.first().map(|&(handle, _)| (handle, name.clone())));
         name
     }
 
@@ -359,22 +362,22 @@ impl<'a> Network<'a> {
         match window {
             None if self.is_row(seen) => {
                 let input = self.operand(seen, false);
-                Ok(self.dense(value, input, weight, weight.2.to_vec()))
+                Ok(self.dense(value, input, weight, Order::Rows))
             }
             // The whole image, flattened as the file sees it.
             Some(window) if window == Window::whole(window.input) => {
                 let input = self.operand(seen, true);
                 let input = self.flat(seen, &input);
-                let values = exchanged(weight.2, window.taps(), channels);
-                Ok(self.dense(value, input, weight, values))
+                let order = Order::ChannelsFirst { taps: window.taps(), channels };
+                Ok(self.dense(value, input, weight, order))
             }
             window => {
                 let size = self.sizes[seen.index()];
                 let window = window.unwrap_or(Window::identity(size));
                 let input = self.operand(seen, true);
-                let values = exchanged(weight.2, window.taps(), channels);
+                let order = Order::ChannelsFirst { taps: window.taps(), channels };
                 let dims = [weight.1.shape[0], channels, window.kernel[0], window.kernel[1]];
-                Ok(self.convolution(value, input, weight, (&dims, &values), window, 1))
+                Ok(self.convolution(value, input, weight, (&dims, order), window, 1))
             }
         }
     }
@@ -383,7 +386,7 @@ impl<'a> Network<'a> {
         &self,
         value: Handle<Value>,
         weight: Handle<Value>,
-    ) -> Result<(Handle<Param>, &'a Param, &'a [f32]), ExportError> {
+    ) -> Result<(Handle<Param>, &'a Param), ExportError> {
         self.param(weight).ok_or_else(|| ExportError::Module(format!("`{}` has no weight", self.name(value))))
     }
 
@@ -391,10 +394,10 @@ impl<'a> Network<'a> {
         &mut self,
         value: Handle<Value>,
         input: String,
-        (handle, param, _): (Handle<Param>, &Param, &[f32]),
-        values: Vec<f32>,
+        weight: (Handle<Param>, &Param),
+        order: Order,
     ) -> Tensor {
-        let weight = self.initializer(handle, param, &param.shape, &values);
+        let weight = self.initializer(weight, &weight.1.shape, order);
         let mut inputs = vec![input, weight];
         inputs.extend(self.written_bias(value));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -403,20 +406,20 @@ impl<'a> Network<'a> {
     }
 
     fn written_bias(&mut self, value: Handle<Value>) -> Option<String> {
-        let (handle, param, values) = self.bias(value).and_then(|bias| self.param(bias))?;
-        Some(self.initializer(handle, param, &[values.len()], values))
+        let bias = self.bias(value).and_then(|bias| self.param(bias))?;
+        Some(self.initializer(bias, &[bias.1.len()], Order::Rows))
     }
 
     fn convolution(
         &mut self,
         value: Handle<Value>,
         input: String,
-        (handle, param, _): (Handle<Param>, &Param, &[f32]),
-        (dims, values): (&[usize], &[f32]),
+        weight: (Handle<Param>, &Param),
+        (dims, order): (&[usize], Order),
         window: Window,
         group: usize,
     ) -> Tensor {
-        let weight = self.initializer(handle, param, dims, values);
+        let weight = self.initializer(weight, dims, order);
         let (input, pads) = self.padded(value, input, &window);
         let mut inputs = vec![input, weight];
         inputs.extend(self.written_bias(value));
@@ -432,21 +435,17 @@ impl<'a> Network<'a> {
         let size = self.sizes[groups.source.index()];
         let window = groups.window.unwrap_or(Window::identity(size));
         let input = self.operand(groups.source, true);
-        let (mut filters, mut values) = (0, Vec::new());
-        for &weight in &groups.weights {
-            let (_, param, weight) = self.weight(value, weight)?;
-            filters += param.shape[0];
-            values.extend(exchanged(weight, window.taps(), groups.depth));
-        }
-        let (handle, param, _) = self.weight(value, groups.weights[0])?;
+        let weights = groups.weights.iter().map(|&weight| self.weight(value, weight));
+        let weights = weights.collect::<Result<Vec<_>, _>>()?;
+        let filters = weights.iter().map(|(_, param)| param.shape[0]).sum();
         let dims = [filters, groups.depth, window.kernel[0], window.kernel[1]];
-        let weight = self.initializer(handle, param, &dims, &values);
+        let order = Order::ChannelsFirst { taps: window.taps(), channels: groups.depth };
+        let weight = self.initializer_of_all(&weights, &dims, order);
         let (input, pads) = self.padded(value, input, &window);
         let mut inputs = vec![input, weight];
         let biases: Vec<_> = groups.biases.iter().filter_map(|&bias| self.param(bias)).collect();
-        if let Some(&(handle, param, _)) = biases.first() {
-            let values: Vec<f32> = biases.iter().flat_map(|(_, _, values)| values.iter().copied()).collect();
-            inputs.push(self.initializer(handle, param, &[filters], &values));
+        if !biases.is_empty() {
+            inputs.push(self.initializer_of_all(&biases, &[filters], Order::Rows));
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let mut attributes = geometry(&window, &pads);
@@ -499,15 +498,14 @@ impl<'a> Network<'a> {
         window: Window,
     ) -> Result<Tensor, ExportError> {
         let weight = self.weight(value, weight)?;
-        let (handle, param, values) = weight;
         if !window.is_identity() || !self.is_row(image) {
             let input = self.operand(image, true);
-            let dims = [values.len() / window.taps(), 1, window.kernel[0], window.kernel[1]];
-            return Ok(self.convolution(value, input, weight, (&dims, values), window, dims[0]));
+            let dims = [weight.1.len() / window.taps(), 1, window.kernel[0], window.kernel[1]];
+            return Ok(self.convolution(value, input, weight, (&dims, Order::Rows), window, dims[0]));
         }
         // A factor for each channel.
         let tensor = self.whole(image);
-        let factors = self.initializer(handle, param, &broadcast(&tensor, values.len()), values);
+        let factors = self.initializer(weight, &broadcast(&tensor, weight.1.len()), Order::Rows);
         let input = self.operand(image, tensor.form == Form::Image);
         let name = self.writer.op("Mul", self.name(value), &[&input, &factors], Vec::new());
         Ok(Tensor { name, ..tensor })
@@ -598,15 +596,15 @@ impl<'a> Network<'a> {
             let tensor = self.tensors[&a].clone();
             return Ok(Tensor { factor: tensor.factor * number, ..tensor });
         }
-        if let Some((handle, param, values)) = self.param(b) {
+        if let Some(param) = self.param(b) {
             let is_written = matches!(self.op(a), Op::Dot { .. } | Op::Depthwise { .. })
                 && self.bias(a) == Some(b)
-                && self.params.contains_key(&handle);
+                && self.params.contains_key(&param.0);
             let tensor = self.whole(a);
             if is_written {
                 return Ok(tensor);
             }
-            let bias = self.initializer(handle, param, &broadcast(&tensor, values.len()), values);
+            let bias = self.initializer(param, &broadcast(&tensor, param.1.len()), Order::Rows);
             let name = self.writer.op(word, self.name(value), &[&tensor.name, &bias], Vec::new());
             return Ok(Tensor { name, ..tensor });
         }
@@ -665,15 +663,6 @@ impl<'a> Network<'a> {
             Activation::GeluTanh => writer.op("Gelu", hint, &[input], vec![text("approximate", "tanh")]),
         }
     }
-}
-
-/// `[rows, taps, channels]` to `[rows, channels, taps]`.
-fn exchanged(values: &[f32], taps: usize, channels: usize) -> Vec<f32> {
-    let rows = values.chunks(taps * channels);
-    rows.flat_map(|row| {
-        (0..channels).flat_map(move |channel| row.iter().skip(channel).step_by(channels).copied())
-    })
-    .collect()
 }
 
 /// The window through which one sees what one sees through these, one behind the other: along each axis only one of them

@@ -1,6 +1,7 @@
 //! Puts nodes and constants together, every value under a name of its own.
 
 use bytes::Bytes;
+use ffc_ir::module::Param;
 
 use crate::interface::Size;
 use crate::names::Names;
@@ -16,9 +17,28 @@ use crate::proto::{
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
 
+/// The order in which a file has a parameter's numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Order {
+    /// The parameter's own.
+    Rows,
+    /// `[rows, channels, taps]` instead of `[rows, taps, channels]`.
+    ChannelsFirst { taps: usize, channels: usize },
+}
+
+/// An initializer whose numbers are those of a parameter, or of several, one behind the other.
+pub(super) struct Weight {
+    /// All but its numbers.
+    pub(super) tensor: TensorProto,
+    /// Names of the parameters, and how many numbers each has.
+    pub(super) params: Vec<(String, usize)>,
+    pub(super) order: Order,
+}
+
 /// Builds the graph.
 pub(super) struct Writer {
     graph: GraphProto,
+    weights: Vec<Weight>,
     names: Names,
     /// From version 18 on a reduction's axes are an input.
     opset: i64,
@@ -29,7 +49,7 @@ impl Writer {
     pub(super) fn new(opset: i64, taken: &[&str]) -> Self {
         let mut names = Names::default();
         taken.iter().for_each(|name| drop(names.unique(name)));
-        Self { graph: GraphProto::default(), names, opset }
+        Self { graph: GraphProto::default(), weights: Vec::new(), names, opset }
     }
 
     /// One operator with one result, which gets a name like `hint`.
@@ -92,13 +112,17 @@ impl Writer {
 
     fn constant(&mut self, hint: &str, data_type: i32, dims: &[usize], raw: Vec<u8>) -> String {
         let name = self.names.unique(hint);
-        self.graph.initializer.push(TensorProto {
-            name: Some(name.clone()),
-            data_type: Some(data_type),
-            dims: dims.iter().map(|&dim| dim as i64).collect(),
-            raw_data: Some(Bytes::from(raw)),
-            ..TensorProto::default()
-        });
+        let raw_data = Some(Bytes::from(raw));
+        self.graph.initializer.push(TensorProto { raw_data, ..tensor(&name, data_type, dims) });
+        name
+    }
+
+    /// Parameters, under the name of the first.
+    pub(super) fn weight(&mut self, params: &[&Param], dims: &[usize], order: Order) -> String {
+        let name = self.names.unique(params.first().map_or("weight", |param| &param.name));
+        let tensor = tensor(&name, FLOAT, dims);
+        let params = params.iter().map(|param| (param.name.clone(), param.len())).collect();
+        self.weights.push(Weight { tensor, params, order });
         name
     }
 
@@ -107,11 +131,21 @@ impl Writer {
         name: &str,
         input: (&str, &[Size]),
         output: (&str, &[Size]),
-    ) -> GraphProto {
+    ) -> (GraphProto, Vec<Weight>) {
         self.graph.name = Some(name.to_string());
         self.graph.input.push(boundary(input));
         self.graph.output.push(boundary(output));
-        self.graph
+        (self.graph, self.weights)
+    }
+}
+
+/// A tensor without its elements.
+fn tensor(name: &str, data_type: i32, dims: &[usize]) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_string()),
+        data_type: Some(data_type),
+        dims: dims.iter().map(|&dim| dim as i64).collect(),
+        ..TensorProto::default()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::import::dense::row;
 use crate::import::{Importer, Known, Reason, axis};
 use crate::names;
 use crate::network::Matrix;
+use crate::numbers::Numbers;
 use crate::view::{Dims, Extent, View};
 
 pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
@@ -45,7 +46,8 @@ pub(crate) fn convolution<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Re
     }
     let taps = window.taps();
     importer.builder.charge_weight([filters, depth.saturating_mul(taps)])?;
-    let values = taps_first(&weight.as_floats(usize::MAX)?, depth, taps);
+    // Taps before channels.
+    let values = weight.as_numbers()?.clone().transposed(depth, taps);
     let bias = importer.optional_folded(node, 2)?.map(|bias| row(&bias, filters)).transpose()?;
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
     let filter = Filters { window, layer, depth, values, bias };
@@ -67,7 +69,7 @@ struct Filters {
     window: Window,
     layer: Option<String>,
     depth: usize,
-    values: Vec<f32>,
+    values: Numbers,
     bias: Option<Vec<f32>>,
 }
 
@@ -82,11 +84,11 @@ impl Filters {
         extent: &Extent,
     ) -> Result<Handle<Value>, Reason> {
         let taps = self.window.taps();
-        let values = by_column(&self.values, taps, extent);
+        let values = by_column(self.values, taps, extent);
         let matrix = Matrix { outputs: extent.channels, inputs: taps, values };
         let value = importer.builder.depthwise(input, self.window, self.layer.clone(), matrix)?;
         match self.bias {
-            Some(bias) => importer.builder.bias(value, self.layer, by_column(&bias, 1, extent)),
+            Some(bias) => importer.builder.bias(value, self.layer, by_column(bias.into(), 1, extent)),
             None => Ok(value),
         }
     }
@@ -114,20 +116,19 @@ impl Filters {
             let columns: Vec<usize> = channels.map(|channel| extent.column(channel)).collect();
             let mut sorted = columns.clone();
             sorted.sort_unstable();
-            let filters = &self.values[group * outputs * inputs..][..outputs * inputs];
             let places: Vec<usize> = sorted
                 .iter()
                 .map(|column| columns.iter().position(|other| other == column).unwrap_or(0))
                 .collect();
-            let pixels = filters.chunks(self.depth.max(1));
-            let values = pixels.flat_map(|pixel| places.iter().map(|&place| pixel[place])).collect();
+            let weights = outputs * inputs;
+            let values = self.values.clone().part(group * weights, weights).picked(places);
             let part = importer.builder.select(image, &sorted)?;
             let matrix = Matrix { outputs, inputs, values };
             let input = (part, normalized);
             let mut value = importer.builder.dense(input, Some(self.window), self.layer.clone(), matrix)?;
             if let Some(bias) = &self.bias {
                 let bias = bias[group * outputs..][..outputs].to_vec();
-                value = importer.builder.bias(value, self.layer.clone(), bias)?;
+                value = importer.builder.bias(value, self.layer.clone(), bias.into())?;
             }
             parts.push(value);
         }
@@ -137,20 +138,13 @@ impl Filters {
 }
 
 /// So many numbers for each channel, column by column.
-fn by_column(values: &[f32], count: usize, extent: &Extent) -> Vec<f32> {
-    let mut ordered = values.to_vec();
-    for (channel, numbers) in values.chunks(count.max(1)).enumerate() {
-        ordered[extent.column(channel) * count..][..count].copy_from_slice(numbers);
+fn by_column(values: Numbers, count: usize, extent: &Extent) -> Numbers {
+    let mut places: Vec<usize> = (0..values.len()).collect();
+    for channel in 0..values.len() / count.max(1) {
+        let to = extent.column(channel) * count;
+        places[to..to + count].iter_mut().enumerate().for_each(|(at, place)| *place = channel * count + at);
     }
-    ordered
-}
-
-/// `[filters, depth, taps]` to `[filters, taps, depth]`.
-fn taps_first(values: &[f32], depth: usize, taps: usize) -> Vec<f32> {
-    let filters = values.chunks(depth.saturating_mul(taps).max(1));
-    filters
-        .flat_map(|filter| (0..taps).flat_map(move |tap| filter.iter().skip(tap).step_by(taps).copied()))
-        .collect()
+    values.picked(places)
 }
 
 /// Sizes beyond this are no window's.
@@ -377,14 +371,6 @@ fn pad<'m>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn taps_come_first() {
-        // Two filters of two channels and three taps.
-        let values: Vec<f32> = (0..12).map(|value| value as f32).collect();
-        let expected = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11].map(|value| value as f32);
-        assert_eq!(taps_first(&values, 2, 3), expected);
-    }
 
     #[test]
     fn results_are_as_large_as_the_padding_says() {

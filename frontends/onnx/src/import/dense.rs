@@ -3,15 +3,14 @@
 //! What a dense layer sees may be stored in another order than the file sees it: an image that was flattened has its
 //! channels side by side. Then the weight's columns are put in the stored order.
 
-use std::rc::Rc;
-
 use ffc_ir::window::Window;
 
-use crate::fold::{Folded, transpose};
+use crate::fold::Folded;
 use crate::graph::Node;
 use crate::import::{Data, Importer, Reason};
 use crate::names;
 use crate::network::Matrix;
+use crate::numbers::Numbers;
 use crate::view::View;
 
 pub(crate) fn gemm<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
@@ -21,12 +20,11 @@ pub(crate) fn gemm<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<()
         return Err(Reason::from("attribute `transA` is not supported"));
     }
     let mut weight = weight(importer, node, node.int("transB", 0)? != 0)?;
-    scale(&mut weight.values, node.float("alpha", 1.0)?);
+    weight.values = scaled(weight.values, node.float("alpha", 1.0)?);
     let bias = importer.optional_folded(node, 2)?;
-    let mut bias = bias.map(|bias| row(&bias, weight.outputs)).transpose()?;
-    if let Some(bias) = &mut bias {
-        scale(bias, node.float("beta", 1.0)?);
-    }
+    let bias = bias.map(|bias| row(&bias, weight.outputs)).transpose()?;
+    let beta = node.float("beta", 1.0)?;
+    let bias = bias.map(|bias| scaled(bias.into(), beta));
     dense(importer, node, data, weight, bias)
 }
 
@@ -42,7 +40,7 @@ fn dense<'m>(
     node: &'m Node,
     data: Data,
     mut weight: Matrix,
-    bias: Option<Vec<f32>>,
+    bias: Option<Numbers>,
 ) -> Result<(), Reason> {
     let features = data.view.features()?;
     if weight.inputs != features {
@@ -50,9 +48,7 @@ fn dense<'m>(
         return Err(format!("the weight has {inputs} inputs, the activation {features} features").into());
     }
     if !data.view.is_plain() {
-        let places = data.view.feature_places();
-        let rows = weight.values.chunks(features.max(1));
-        weight.values = rows.flat_map(|row| places.iter().map(|&place| row[place])).collect();
+        weight.values = weight.values.picked(data.view.feature_places());
     }
     let window = (!data.view.is_matrix()).then(|| Window::whole(data.view.stored_size()));
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
@@ -72,18 +68,17 @@ fn weight<'m>(importer: &mut Importer<'m>, node: &'m Node, transposed: bool) -> 
         return Err(format!("the weight has {} dimensions, not 2", weight.dims.len()).into());
     };
     importer.builder.charge_weight(if transposed { [first, second] } else { [second, first] })?;
-    let values = weight.as_floats(usize::MAX)?;
+    let values = weight.as_numbers()?.clone();
     Ok(if transposed {
-        Matrix { outputs: first, inputs: second, values: Rc::unwrap_or_clone(values) }
+        Matrix { outputs: first, inputs: second, values }
     } else {
-        Matrix { outputs: second, inputs: first, values: transpose(&values, first, second) }
+        Matrix { outputs: second, inputs: first, values: values.transposed(first, second) }
     })
 }
 
-fn scale(values: &mut [f32], factor: f32) {
-    if factor != 1.0 {
-        values.iter_mut().for_each(|value| *value *= factor);
-    }
+fn scaled(values: Numbers, factor: f32) -> Numbers {
+    let all = values.len();
+    if factor == 1.0 { values } else { values.scaled(all, Numbers::repeated(factor, 1)) }
 }
 
 /// A bias for each column, from a constant that broadcasts to one row.

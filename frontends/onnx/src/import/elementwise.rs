@@ -4,8 +4,6 @@
 //! before them where they can ([`simplify`](crate::simplify)). Activations meet where their shapes agree, or where one of
 //! them has one position or one channel, as in a squeeze-excite block.
 
-use std::rc::Rc;
-
 use ffc_ir::Handle;
 use ffc_ir::module::{BinaryOp, Value};
 
@@ -132,7 +130,7 @@ fn with_constant<'m>(
         node.inputs.iter().find(|name| !matches!(importer.values.get(name.as_str()), Some(Known::Data(_))));
     let layer = names::layer(node, constant.map_or("", String::as_str));
     let value = if adds {
-        importer.builder.bias(data.value, layer, values)?
+        importer.builder.bias(data.value, layer, values.into())?
     } else {
         importer.builder.scale(data.value, data.view.stored_size(), layer, values)?
     };
@@ -216,7 +214,7 @@ pub(crate) fn batch_normalization<'m>(importer: &mut Importer<'m>, node: &'m Nod
         return Err(Reason::from("statistics for each position"));
     }
     let data = importer.data(node, 0)?;
-    let mut statistics: Vec<Rc<Vec<f32>>> = Vec::new();
+    let mut statistics: Vec<Vec<f32>> = Vec::new();
     for position in 1..5 {
         let numbers = importer.builder.columns(data.value);
         statistics.push(importer.folded(node, position)?.as_floats(numbers)?);
@@ -249,6 +247,6 @@ pub(crate) fn batch_normalization<'m>(importer: &mut Importer<'m>, node: &'m Nod
     let layer = names::layer(node, node.inputs.get(1).map_or("", String::as_str));
     let scaled = importer.builder.scale(value, size, layer.clone(), factors)?;
     importer.builder.mark_normalized();
-    let value = importer.builder.bias(scaled, layer, biases)?;
+    let value = importer.builder.bias(scaled, layer, biases.into())?;
     importer.built(node, value, view)
 }

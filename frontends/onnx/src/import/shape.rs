@@ -3,8 +3,6 @@
 //! A view of an activation ([`View`](crate::view::View)) is fine as long as the batch stays the outermost dimension;
 //! then it vanishes.
 
-use std::rc::Rc;
-
 use crate::fold::{Elements, Folded, Int};
 use crate::graph::{Attribute, Node};
 use crate::import::{Data, Importer, Known, Reason, axis, columns};
@@ -13,7 +11,7 @@ use crate::view::{Axis, Dims, RANK};
 
 pub(crate) fn constant<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<(), Reason> {
     let int = |&value: &i64| Int::new(value);
-    let floats = |values: Vec<f32>, dims| Folded { dims, elements: Elements::Floats(Rc::new(values)) };
+    let floats = |values: Vec<f32>, dims| Folded { dims, elements: Elements::Floats(values.into()) };
     let mut attributes = node.attributes.values();
     let folded = match (attributes.next(), attributes.next()) {
         (Some(Attribute::Tensor(tensor)), None) => Folded::of(tensor),
@@ -37,10 +35,11 @@ pub(crate) fn constant_of_shape<'m>(importer: &mut Importer<'m>, node: &'m Node)
         Some(Attribute::Tensor(tensor)) => Some(tensor),
         _ => None,
     };
-    let folded = match tensor.map(|tensor| (tensor.integers(), tensor.floats())) {
+    let number = tensor.map(|tensor| (tensor.integers(), Folded::of(tensor).as_scalar()));
+    let folded = match number {
         None => Folded::repeated(&dims, 0.0)?,
         Some((Some(integers), _)) if integers.len() == 1 => Folded::filled(&dims, Int::new(integers[0]))?,
-        Some((_, Some(floats))) if floats.len() == 1 => Folded::repeated(&dims, floats[0])?,
+        Some((_, Ok(number))) => Folded::repeated(&dims, number)?,
         Some(_) => return Err(Reason::from("attribute `value` is not one number")),
     };
     importer.set(node, Known::Folded(folded))
@@ -61,7 +60,7 @@ pub(crate) fn cast<'m>(importer: &mut Importer<'m>, node: &'m Node) -> Result<()
         Known::Data(_) => to_float,
         Known::Labels | Known::Noise => true,
         Known::Folded(Folded { elements: Elements::Ints(_), .. }) => to_int,
-        Known::Folded(Folded { elements: Elements::Floats(_) | Elements::Repeated(_), .. }) => to_float,
+        Known::Folded(Folded { elements: Elements::Floats(_), .. }) => to_float,
         _ => false,
     };
     match vanishes {

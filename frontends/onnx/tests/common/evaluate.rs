@@ -67,7 +67,10 @@ pub(crate) fn evaluate<T: Real>(network: &Network, samples: &[f32]) -> Vec<f64> 
         let at = |value: ffc_ir::Handle<_>| &known[&value.index()];
         let values = match op {
             Op::Operand(0) => samples.iter().map(|&x| T::of(x.into())).collect(),
-            Op::Param(param) => network.weights[param.index()].1.iter().map(|&x| T::of(x.into())).collect(),
+            Op::Param(param) => {
+                let values = network.weights[param.index()].1.load().unwrap();
+                values.into_iter().map(|x| T::of(x.into())).collect()
+            }
             Op::Constant(number) => vec![T::of(number.into())],
             Op::Slice { value, from, columns } => {
                 let rows = at(value).values.chunks(at(value).columns);

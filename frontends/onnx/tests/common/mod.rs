@@ -16,7 +16,9 @@ use ffc_onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use ffc_onnx::{ExportModel, Network, NoExternalData, OnnxError, Prediction, decode, import};
+use ffc_onnx::{
+    ExportError, ExportModel, Network, NoExternalData, Numbers, OnnxError, Prediction, decode, export, import,
+};
 use prost::Message;
 
 /// A model that is being built.
@@ -253,12 +255,28 @@ pub(crate) fn tensor(name: &str, value: TensorProto) -> AttributeProto {
     AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }
 }
 
+/// Values by name.
+pub(crate) type Values = Vec<(String, Vec<f32>)>;
+
+/// Weights as numbers.
+pub(crate) fn values(weights: &[(String, Numbers)]) -> Values {
+    weights.iter().map(|(name, numbers)| (name.clone(), numbers.load().unwrap())).collect()
+}
+
+/// The bytes of an exported file.
+pub(crate) fn written(model: &ExportModel, weights: &Values) -> Result<Vec<u8>, ExportError> {
+    let values =
+        |name: &str| weights.iter().find(|(other, _)| other == name).map(|(_, values)| values.clone());
+    let mut bytes = Vec::new();
+    export(model, &values, &mut bytes)?;
+    Ok(bytes)
+}
+
 /// An imported network, untrained, as a model to be exported.
 pub(crate) fn unchanged(network: &Network) -> ExportModel {
     ExportModel {
         interface: network.interface.clone(),
         module: network.module.clone(),
-        weights: network.weights.clone(),
         layer_of: std::collections::HashMap::new(),
         normalization: network.interface.normalization,
         metadata: Vec::new(),
@@ -287,9 +305,9 @@ pub(crate) fn shared_folder() -> Option<PathBuf> {
 }
 
 /// A fixed sequence of values around zero.
-pub(crate) struct Values(pub(crate) u64);
+pub(crate) struct Sequence(pub(crate) u64);
 
-impl Values {
+impl Sequence {
     pub(crate) fn next(&mut self) -> f32 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0

@@ -65,6 +65,7 @@ impl Emitter<'_> {
         for (number, &(buffer, at)) in found.iter().enumerate() {
             match at {
                 At::Window { window, tap, .. } => {
+                    let window = Window::from(window);
                     if placed.replace(window) != Some(window) {
                         self.place_position(&window, window.inputs());
                     }
