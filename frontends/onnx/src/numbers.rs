@@ -97,11 +97,9 @@ impl Numbers {
 
     /// So many, from one on.
     pub(crate) fn part(mut self, from: usize, len: usize) -> Self {
-        if let (Source::Repeated(_), []) = (&self.source, &*self.steps) {
-            return Self { len, ..self };
-        }
+        let is_whole = len == self.len;
         self.len = len;
-        self.then(Step::Part { from, len })
+        if is_whole || self.is_uniform() { self } else { self.then(Step::Part { from, len }) }
     }
 
     /// As a tensor of these sizes, whose axes lie so far apart in what it is made from.
@@ -122,7 +120,10 @@ impl Numbers {
     fn then(mut self, step: Step) -> Self {
         let moves_nothing = match step {
             Step::Transpose { rows, columns } => rows == 1 || columns == 1 || self.is_uniform(),
-            Step::Permute { .. } | Step::Pick(_) => self.is_uniform(),
+            Step::Permute { .. } => self.is_uniform(),
+            Step::Pick(ref places) => {
+                self.is_uniform() || places.iter().enumerate().all(|(at, &place)| at == place)
+            }
             Step::Part { .. } | Step::Scale { .. } | Step::Add(_) => false,
         };
         if !moves_nothing {
@@ -151,7 +152,11 @@ impl Step {
                 let rows = numbers.chunks(places.len().max(1));
                 rows.flat_map(|row| places.iter().map(|&place| row[place])).collect()
             }
-            Self::Part { from, len } => numbers[*from..*from + *len].to_vec(),
+            Self::Part { from, len } => {
+                numbers.truncate(from + len);
+                numbers.drain(..from);
+                numbers
+            }
             Self::Scale { columns, by } => {
                 let by = by.load()?;
                 let rows = numbers.chunks_mut((*columns).max(1)).zip(by.iter().cycle());
@@ -198,5 +203,6 @@ mod tests {
         assert_eq!(numbers.load().unwrap(), [10.5, 0.5, 6.5, 4.5]);
         let repeated = Numbers::repeated(2.0, 4).transposed(2, 2).scaled(2, vec![1.0, 3.0].into());
         assert_eq!(repeated.load().unwrap(), [2.0, 2.0, 6.0, 6.0]);
+        assert_eq!(counted(6).part(2, 4).picked(vec![1, 0]).load().unwrap(), [3.0, 2.0, 5.0, 4.0]);
     }
 }

@@ -43,8 +43,9 @@ fn hash(header: &str, weights: &[u8]) -> String {
         let [Ok(_), Ok(rows), Ok(columns)] = sizes else { return None };
         Some((name, [rows, columns], values.by_ref().take(rows * columns).collect()))
     });
-    let rows: Vec<_> = rows.collect();
+    let mut rows: Vec<(&str, _, _)> = rows.collect();
     assert_eq!(values.len(), 0, "the header tells of all weights");
+    rows.sort_by_key(|(name, ..)| *name);
     ffc_runtime::hash_weights(rows.into_iter())
 }
 
