@@ -1,7 +1,7 @@
 //! What depends on what within a layer.
 
 use crate::arena::Handle;
-use crate::module::{Layer, Op, Region, Value};
+use crate::module::{BinaryOp, Layer, Op, Region, Value};
 
 /// Which values of a layer `roots` depend on, themselves included, by the values' index.
 pub fn needed(layer: &Layer, roots: impl IntoIterator<Item = Handle<Value>>) -> Vec<bool> {
@@ -18,7 +18,8 @@ pub fn needed(layer: &Layer, roots: impl IntoIterator<Item = Handle<Value>>) -> 
     needed
 }
 
-/// Whether a value is known once the forward region has run: it is computed there, or reduced or turned from nothing but such values.
+/// Whether a value is known once the forward region has run: it is computed there, or reduced or turned from nothing but
+/// such values, or the larger one of two.
 ///
 /// Calibration sets the ranges that track such values before it evaluates heads and updates.
 pub fn observes_forward(layer: &Layer, value: Handle<Value>) -> bool {
@@ -26,6 +27,8 @@ pub fn observes_forward(layer: &Layer, value: Handle<Value>) -> bool {
     for (region, value) in layer.ops() {
         let follows = match layer.values[value].op {
             Op::Reduce(_, source) | Op::Transpose(source) | Op::Reshape(source) => known[source.index()],
+            // Of what is observed in parts.
+            Op::Binary(BinaryOp::Max, a, b) => known[a.index()] && known[b.index()],
             _ => false,
         };
         known[value.index()] = region == Region::Forward || follows;
