@@ -318,7 +318,7 @@ impl Deriver<'_> {
                 for (operand, other) in [(a, b), (b, a)] {
                     if self.trained.contains(&operand) {
                         let gradient = self.times(gradient, other);
-                        if self.factors.get(&operand) == Some(&other) {
+                        if self.factor_of(operand) == Some(other) {
                             self.arrive_normalized(operand, gradient);
                         } else {
                             self.arrive(operand, gradient);

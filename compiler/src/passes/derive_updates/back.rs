@@ -18,7 +18,7 @@ use ffc_ir::Window;
 use ffc_ir::module::{BinaryOp, Layer, Op, ReduceOp, UnaryOp};
 use ffc_ir::types::{Dim, Type};
 
-use super::Deriver;
+use super::{Deriver, columns};
 use crate::passes::build::V;
 
 /// The factor per row of each value that has one in this layer, by that value.
@@ -90,10 +90,37 @@ impl Deriver<'_> {
         self.arrive_normalized(image, gradient);
     }
 
-    /// Adds to the gradient that a value gets from where it is normalised.
+    /// The factor per row of a value, or of what its columns are taken from.
+    pub(super) fn factor_of(&self, value: V) -> Option<V> {
+        let own = self.factors.get(&value).copied();
+        own.or_else(|| match self.layer.values[value].op {
+            Op::Slice { value: whole, .. } => self.factor_of(whole),
+            Op::Concat(first, second) => {
+                self.factor_of(first).filter(|&factor| self.factor_of(second) == Some(factor))
+            }
+            _ => None,
+        })
+    }
+
+    /// Adds to the gradient that a value gets from where it is normalised. The factor belongs to all columns of what has
+    /// it, so gradients of some of them go there first.
     pub(super) fn arrive_normalized(&mut self, value: V, gradient: V) {
         if !self.factors.contains_key(&value) {
-            return self.arrive(value, gradient);
+            return match self.layer.values[value].op {
+                Op::Slice { value: whole, from, columns: count } if self.factor_of(whole).is_some() => {
+                    let behind = columns(self.layer, whole) - from - count;
+                    let gradient = self.among_zeros(gradient, from, behind);
+                    self.arrive_normalized(whole, gradient);
+                }
+                Op::Concat(first, second) if self.factor_of(value).is_some() => {
+                    let end = columns(self.layer, first);
+                    for (part, from) in [(first, 0), (second, end)] {
+                        let gradient = self.slice(gradient, from, columns(self.layer, part));
+                        self.arrive_normalized(part, gradient);
+                    }
+                }
+                _ => self.arrive(value, gradient),
+            };
         }
         let sum = match self.normalized.get(&value).copied() {
             Some(before) => self.builder().add("gradient.sum", before, gradient),
