@@ -56,7 +56,7 @@ const PIECE: usize = 2048;
 /// Most bytes that are packed ahead: a part of the second-level cache, and of the stack.
 const AHEAD: usize = 256 << 10;
 
-/// Where a loop that measures the [peak](crate::wide::peak) has its factors.
+/// Where a loop that measures the peak has its factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Factors {
     /// In registers, all the time.
