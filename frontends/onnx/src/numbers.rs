@@ -11,7 +11,7 @@ use crate::error::OnnxError;
 use crate::fold::places;
 use crate::tensor::Tensor;
 
-/// See the [module documentation](self).
+/// The numbers of a parameter: where they come from, and what is done to them on the way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numbers {
     source: Source,
