@@ -24,12 +24,13 @@ pub struct Reference {
     step: u64,
     rate: f32,
     lambda: f32,
+    losses: Vec<f32>,
 }
 
 impl Reference {
     /// A program in which nothing is set yet.
     pub fn new(executor: Executor, seed: u64) -> Self {
-        Self { executor, seed, step: 0, rate: 0.0, lambda: 0.0 }
+        Self { executor, seed, step: 0, rate: 0.0, lambda: 0.0, losses: Vec::new() }
     }
 
     /// What is trained.
@@ -54,15 +55,22 @@ impl Reference {
         Ok(self.executor.run(purpose, Inputs { samples, labels }, controls)?)
     }
 
-    fn train(&mut self, layer: Option<usize>, samples: Samples<'_>, labels: &[i32]) -> Result<f32, Failure> {
+    fn train(
+        &mut self,
+        layer: Option<usize>,
+        samples: Samples<'_>,
+        labels: &[i32],
+    ) -> Result<&[f32], Failure> {
         match layer {
             None => self.run(Purpose::Train, samples, labels, self.lambda)?,
             Some(layer) => self.run(Purpose::TrainLayer(layer), samples, labels, 0.0)?,
         }
         self.step += 1;
-        let losses = self.executor.losses();
-        let loss: f32 = layer.map_or_else(|| losses.iter().sum(), |layer| losses[layer]);
-        Ok(loss / labels.len() as f32)
+        self.losses = self.executor.losses();
+        for loss in &mut self.losses {
+            *loss /= labels.len() as f32;
+        }
+        Ok(&self.losses)
     }
 
     fn infer(&mut self, samples: Samples<'_>, count: usize, scores: &mut [f32]) -> Result<(), Failure> {
@@ -86,7 +94,8 @@ impl Reference {
 }
 
 impl Trainer {
-    /// One step on all layers, or on one alone; gives the mean loss of a sample, summed over the layers.
+    /// One step on all layers, or on one alone; gives the mean loss of a sample for each of
+    /// [`Trainer::trained_layers`], 0 for layers that the step did not train.
     ///
     /// # Errors
     /// When samples or labels are not as the program needs them.
@@ -95,14 +104,14 @@ impl Trainer {
         layer: Option<usize>,
         samples: Samples<'_>,
         labels: &[i32],
-    ) -> Result<f32, Failure> {
+    ) -> Result<&[f32], Failure> {
         match self {
             Self::Compiled(session) => {
                 let report = match layer {
                     None => session.train_step(samples, labels)?,
                     Some(layer) => session.train_layer(layer, samples, labels)?,
                 };
-                Ok(layer.map_or_else(|| report.losses.iter().sum(), |layer| report.losses[layer]))
+                Ok(report.losses)
             }
             Self::Reference(reference) => reference.train(layer, samples, labels),
         }
@@ -190,6 +199,14 @@ impl Trainer {
                 });
                 Ok(ffc_runtime::hash_weights(weights.collect::<Result<Vec<_>, Failure>>()?.into_iter()))
             }
+        }
+    }
+
+    /// Names of the layers that are trained, in order.
+    pub fn trained_layers(&self) -> &[String] {
+        match self {
+            Self::Compiled(session) => &session.program().trained_layers,
+            Self::Reference(reference) => &reference.executor.program().trained_layers,
         }
     }
 

@@ -45,20 +45,27 @@ pub struct Plan {
 }
 
 /// What an epoch gave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EpochReport {
     /// Counted from 1.
     pub epoch: usize,
     /// The one layer that was trained, in greedy order.
     pub layer: Option<usize>,
-    /// Mean loss of a sample, summed over the layers.
-    pub loss: f32,
+    /// Mean loss of a sample for each of [`Trainer::trained_layers`]; 0 for layers that were not trained.
+    pub losses: Vec<f32>,
     /// Part of the test samples that were predicted right.
     pub accuracy: f64,
     /// Time spent training, without evaluation.
     pub training: Duration,
     /// Samples trained on.
     pub samples: usize,
+}
+
+impl EpochReport {
+    /// Mean loss of a sample, summed over the layers.
+    pub fn loss(&self) -> f32 {
+        self.losses.iter().sum()
+    }
 }
 
 /// Watches a run.
@@ -119,19 +126,19 @@ pub fn run(
     prepared(preparation, plan.beside, |batches| {
         for epoch in plan.done..plan.total_epochs() {
             let (samples, started) = (train.len(), Instant::now());
-            let loss = train_epoch(trainer, plan, epoch, samples, batches, observer)?;
+            let losses = train_epoch(trainer, plan, epoch, samples, batches, observer)?;
             let training = started.elapsed();
             trainer.end_epoch();
             let accuracy = accuracy(trainer, test, plan.batch)?;
             let layer = plan.layer(epoch);
-            let report = EpochReport { epoch: epoch + 1, layer, loss, accuracy, training, samples };
+            let report = EpochReport { epoch: epoch + 1, layer, losses, accuracy, training, samples };
             observer.epoch(&report, trainer)?;
         }
         Ok(())
     })
 }
 
-/// Trains on all samples once; gives the mean loss of a sample.
+/// Trains on all samples once; gives the mean loss of a sample for each layer.
 fn train_epoch(
     trainer: &mut Trainer,
     plan: &Plan,
@@ -139,23 +146,26 @@ fn train_epoch(
     samples: usize,
     batches: &mut Batches<'_>,
     observer: &mut dyn Observer,
-) -> Result<f32, Failure> {
+) -> Result<Vec<f32>, Failure> {
     let steps = samples.div_ceil(plan.batch);
     trainer.set_lambda(plan.schedule.lambda_step * epoch as f32);
     let layer = plan.layer(epoch);
-    let mut total = 0.0f64;
+    let mut totals = vec![0.0f64; trainer.trained_layers().len()];
     for step in 0..steps {
         trainer.set_rate(plan.rate(epoch, step, steps));
         let batch = batches.next_batch()?;
-        let loss = trainer.train(layer, batch.samples(), batch.labels())?;
+        let losses = trainer.train(layer, batch.samples(), batch.labels())?;
+        let loss: f32 = losses.iter().sum();
         if !loss.is_finite() {
             return Err(Failure::new(format!("the loss is no longer a number in epoch {}", epoch + 1))
                 .with_help("use a smaller `--learning-rate`"));
         }
-        total += f64::from(loss) * batch.labels().len() as f64;
+        for (total, loss) in totals.iter_mut().zip(losses) {
+            *total += f64::from(*loss) * batch.labels().len() as f64;
+        }
         observer.step(epoch + 1, step + 1, steps, loss);
     }
-    Ok((total / samples as f64) as f32)
+    Ok(totals.into_iter().map(|total| (total / samples as f64) as f32).collect())
 }
 
 #[cfg(test)]

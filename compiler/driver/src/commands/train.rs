@@ -283,11 +283,14 @@ impl Observer for Watcher {
         }
         let rate = report.samples as f64 / seconds;
         if self.json {
+            let layers = trainer.trained_layers().iter().zip(&report.losses);
+            let layers: Vec<_> = layers.map(|(name, loss)| json!({"name": name, "loss": loss})).collect();
             return print_json(&json!({
                 "event": "epoch",
                 "epoch": report.epoch,
                 "layer": report.layer,
-                "train_loss": report.loss,
+                "train_loss": report.loss(),
+                "layers": layers,
                 "test_accuracy": report.accuracy,
                 "images_per_second": rate,
                 "seconds": seconds,
@@ -299,7 +302,7 @@ impl Observer for Watcher {
             "epoch {:>3}/{}{layer}  loss {:.4}  accuracy {:6.2} %  {:>8.0} images/s  {:.1} s",
             report.epoch,
             self.epochs,
-            report.loss,
+            report.loss(),
             report.accuracy * 100.0,
             rate,
             seconds,
