@@ -145,6 +145,9 @@ pub struct Buffer {
 /// Alignment in bytes of rows in `i8` matrices and of every buffer: one cache line, one AMX or AVX-512 row.
 pub const ROW_ALIGN: usize = 64;
 
+/// Bytes of a page. Rows this far apart share one set of the first cache, which holds a dozen lines.
+const PAGE: usize = 4096;
+
 impl Buffer {
     /// Elements between the starts of two rows; the same for every batch. Vectors (one row, or one column of 32-bit elements) are dense;
     /// rows of 8-bit and 16-bit matrices are padded to [`ROW_ALIGN`] elements, of 32-bit matrices to
@@ -158,10 +161,12 @@ impl Buffer {
         if rows == Extent::Const(1) || column || external || self.dense {
             return width;
         }
-        match self.dtype.bytes() {
+        let bytes = self.dtype.bytes();
+        let stride = match bytes {
             1 | 2 => width.next_multiple_of(ROW_ALIGN),
             _ => width.next_multiple_of(crate::numerics::LANES),
-        }
+        };
+        if (stride * bytes).is_multiple_of(PAGE) { stride + ROW_ALIGN / bytes } else { stride }
     }
 
     /// Bytes for the most samples, rounded up to [`ROW_ALIGN`].
