@@ -36,16 +36,22 @@ pub fn observes_forward(layer: &Layer, value: Handle<Value>) -> bool {
     known[value.index()]
 }
 
-/// The most contractions of a layer's forward region that follow from one another, at least 1: as many times calibration looks
-/// before the last one's range is found.
+/// The most quantizations of a layer's forward region that follow from one another and have ranges, at least 1: as many times
+/// calibration looks before the last one's range is found. (Of gradients it finds what follows from activations alone; the first step finds
+/// the rest.)
 pub fn longest_chain(layer: &Layer) -> usize {
+    let mut reads_param = vec![false; layer.values.len()];
     let mut chains = vec![0; layer.values.len()];
     for &value in &layer.forward {
         let op = &layer.values[value].op;
-        let mut chain = 0;
-        op.operands(|operand| chain = chain.max(chains[operand.index()]));
-        let contracts = matches!(op, Op::Dot { .. } | Op::Depthwise { .. });
-        chains[value.index()] = chain + usize::from(contracts);
+        let (mut chain, mut reads) = (0, matches!(op, Op::Param(_)));
+        op.operands(|operand| {
+            chain = chain.max(chains[operand.index()]);
+            reads |= reads_param[operand.index()];
+        });
+        let has_range = matches!(op, Op::Quantize { scale, .. } if reads_param[scale.index()]);
+        chains[value.index()] = chain + usize::from(has_range);
+        reads_param[value.index()] = reads;
     }
     chains.into_iter().max().unwrap_or(0).max(1)
 }

@@ -109,7 +109,7 @@ impl Sweep {
 /// The kernels of a layer in order, each with what it is there for.
 struct LayerKernels {
     kernels: Vec<(Handle<Kernel>, Duty)>,
-    /// Contractions that follow from one another, each with a range of its own behind it.
+    /// Ranges of the forward region that follow from one another.
     chain: usize,
 }
 
@@ -140,7 +140,7 @@ impl LayerKernels {
     }
 
     /// The activation's range first, with whatever scale; then the pass again with the scale that was found, and the
-    /// ranges of what follows from it. Where contractions follow from one another, there is a first time for each. No weight moves.
+    /// ranges of what follows from it. Where ranges follow from one another, there is a first time for each. No weight moves.
     fn calibrate(&self) -> impl Iterator<Item = Handle<Kernel>> + '_ {
         let tracks = self.with(Duty::TrackForward).next().is_some();
         let times = if tracks { self.chain } else { 0 };
