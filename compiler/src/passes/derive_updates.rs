@@ -32,18 +32,13 @@ use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::{Handle, Window};
 
 use super::build::{Builder, V, error_signal, new_stream};
-use super::image_size::image_sizes;
-use super::insert_goodness_heads::{Grid, head_name, numbers};
-use crate::recipe::{Goodness, Head, Options, Rates};
+use super::image_size::{has_images, image_sizes};
+use super::insert_goodness_heads::{Grid, head_factor, head_name, numbers};
+use crate::recipe::{Goodness, Head, Options};
 
 mod ahead;
 mod back;
-
-/// Of rates by inputs: the factors of weights and of heads with one input a unit, and the largest. Found with ResNet-18 on
-/// CIFAR-10, near half of what the estimate at [`Deriver::rate_by_inputs`] gives.
-const WEIGHT_RATE: f32 = 75.0;
-const HEAD_RATE: f32 = 40.0;
-const LARGEST_RATE: f32 = 0.5;
+mod rates;
 
 /// Runs the pass.
 ///
@@ -53,8 +48,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
     let mut stream = new_stream(&module);
     let first = module.layers.iter().position(|layer| layer.role == LayerRole::Hidden);
     let sizes = image_sizes(&module);
-    let images =
-        module.layers.iter().flat_map(|layer| layer.values.values()).any(|value| value.ty.is_image());
+    let (images, mut means) = (has_images(&module), rates::means(&module));
     for (index, &size) in sizes.iter().enumerate() {
         let mut layer = std::mem::take(&mut module.layers[index]);
         if matches!(layer.role, LayerRole::Hidden | LayerRole::Classifier) {
@@ -66,7 +60,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
             };
             let turned = !trained.iter().any(|&value| lies(value));
             let (layer, stream, deeper) = (&mut layer, &mut stream, Some(index) > first);
-            let ahead = ahead::goal(layer, module.layers.get(index + 1), &sizes[index..]);
+            let ahead = ahead::goal(layer, module.layers.get(index + 1), &sizes[index..], images, options);
             let factors = back::factors(layer);
             let (gradients, normalized, biases) = (HashMap::new(), HashMap::new(), HashMap::new());
             let mut deriver = Deriver {
@@ -77,6 +71,7 @@ pub fn run(mut module: Module, options: &Options) -> Result<Module, String> {
                 deeper,
                 size,
                 images,
+                means: std::mem::take(&mut means[index]),
                 updates: true,
                 turned,
                 trained,
@@ -132,12 +127,34 @@ struct Goal {
     activation: V,
     /// Its error signal.
     error: V,
+    /// Its scores and the factor of each row in them, where the head sees the activation normalised.
+    normalized: Option<Normalized>,
     /// Whether the activation is logits.
     classifies: bool,
     /// Name of the head's matrix.
     head: String,
     /// Height and width of the activation.
     size: [usize; 2],
+}
+
+/// Scores of a normalised activation.
+#[derive(Clone, Copy)]
+struct Normalized {
+    /// `[rows, classes]`.
+    scores: V,
+    /// 1 / root mean square of each row of the activation.
+    factor: V,
+}
+
+impl Normalized {
+    /// Among the values of a head: the scores are what the factor multiplies.
+    fn of(layer: &Layer, head: &[V], factor: V) -> Option<Self> {
+        let is_scores = |&value: &V| match layer.values[value].op {
+            Op::Binary(BinaryOp::Mul, _, by) => by == factor,
+            _ => false,
+        };
+        head.iter().copied().find(is_scores).map(|scores| Self { scores, factor })
+    }
 }
 
 struct Deriver<'a> {
@@ -151,6 +168,8 @@ struct Deriver<'a> {
     size: [usize; 2],
     /// Whether the network has images.
     images: bool,
+    /// Values that are means over a whole image.
+    means: HashSet<V>,
     /// Whether weights on the way move.
     updates: bool,
     /// Whether gradients are `[units, rows]`.
@@ -185,8 +204,12 @@ impl Deriver<'_> {
             self.look_ahead(&ahead, rate)?;
         }
         let classifies = self.layer.role == LayerRole::Classifier;
-        let own = Goal { activation, error, classifies, head: head_name(self.layer), size: self.size };
-        let gradient = self.activation_gradient(&own)?;
+        let factor = head_factor(self.layer, self.images, self.options);
+        let normalized = factor.and_then(|factor| Normalized::of(self.layer, &self.layer.head, factor));
+        let (head, size) = (head_name(self.layer), self.size);
+        let own = Goal { activation, error, normalized, classifies, head, size };
+        let error = self.sums_gradient(&own);
+        let gradient = self.activation_gradient(&own, error)?;
         self.arrive(activation, gradient);
         for value in self.layer.forward.clone().into_iter().rev() {
             self.through_normalization(value);
@@ -219,17 +242,32 @@ impl Deriver<'_> {
         self.builder().scaled("rate.own", rate, factor)
     }
 
-    /// The rate of one parameter. In networks of images it falls with the inputs of a unit, which are 27 in one layer and
-    /// 8192 in another's head, while the largest stable rate is 2 / curvature: activations are not negative, so all inputs
-    /// push a unit's sum the same way, and the curvature of cross-entropy is about 0.03 times their number as long as
-    /// samples are not told apart (0.1 of ten undecided classes, times the third that a squared mean is of a mean square).
-    /// Widths of dense networks differ less; those keep one rate.
-    fn rate_by_inputs(&mut self, param: Handle<Param>, rate: V) -> V {
-        let Param { shape: [_, inputs], role, .. } = &self.module.params[param];
-        let unit = if matches!(role, ParamRole::Head(_)) { HEAD_RATE } else { WEIGHT_RATE };
-        let by_inputs = self.images && self.options.rates == Rates::ByInputs;
-        let factor = if by_inputs { (unit / *inputs as f32).min(LARGEST_RATE) } else { 1.0 };
-        self.builder().scaled("rate.inputs", rate, factor)
+    /// The derivative of a loss by the sums of its head, or by the logits.
+    fn sums_gradient(&mut self, goal: &Goal) -> V {
+        let Goal { error, normalized, .. } = *goal;
+        normalized
+            .map_or(error, |Normalized { factor, .. }| self.builder().mul("error.scaled", error, factor))
+    }
+
+    /// Takes the part of a gradient away that would only lengthen or shorten the normalised row. With `n = f y` over `N` numbers and the
+    /// gradient `g` by `n`, the gradient by `y` is `f g - f^2 y mean(g n)`; the sum of `g n` is that of error times score,
+    /// since scores are linear in `n`. Without it rows shrink, whose gradients grow, until nothing is left of them.
+    fn along_sphere(&mut self, goal: &Goal, gradient: V) -> V {
+        let Goal { activation, error, normalized: Some(Normalized { scores, factor }), .. } = *goal else {
+            return gradient;
+        };
+        let count = numbers(self.layer.ty(activation)) as f32;
+        let mut builder = self.builder();
+        let product = builder.mul("error.scores", error, scores);
+        let sum = builder.reduce("error.scores.sum", ReduceOp::Sum, product);
+        let mean = builder.mul_constant("gradient.mean", sum, 1.0 / count);
+        let mean = builder.mul("gradient.mean", mean, factor);
+        let mean = builder.mul("gradient.mean", mean, factor);
+        let mean = self.oriented("gradient.mean.t", mean);
+        let y = self.oriented("y.t", activation);
+        let mut builder = self.builder();
+        let radial = builder.mul("gradient.radial", y, mean);
+        builder.sub("gradient.along", gradient, radial)
     }
 
     /// A value of the forward region or the head, as gradients lie.
@@ -237,9 +275,9 @@ impl Deriver<'_> {
         if self.turned { self.builder().transpose(name, value) } else { value }
     }
 
-    /// The derivative of a loss by the activation that it is about.
-    fn activation_gradient(&mut self, goal: &Goal) -> Result<V, String> {
-        let Goal { activation, error, .. } = *goal;
+    /// The derivative of a loss by the activation that it is about, of that by the sums of its head.
+    fn activation_gradient(&mut self, goal: &Goal, error: V) -> Result<V, String> {
+        let activation = goal.activation;
         if goal.classifies {
             return Ok(self.oriented("error.t", error));
         }
@@ -271,7 +309,8 @@ impl Deriver<'_> {
         let area = (grid.tile[0] * grid.tile[1]) as f32;
         let factor = grid.score_factor(classes).unwrap_or(1.0) / area;
         if !builder.ty(activation).is_image() {
-            return Ok(builder.scaled("gradient.scaled", gradient, factor));
+            let gradient = builder.scaled("gradient.scaled", gradient, factor);
+            return Ok(self.along_sphere(goal, gradient));
         }
         let count = grid.units() / grid.channels;
         let cells = if count == 1 {
@@ -282,7 +321,8 @@ impl Deriver<'_> {
         };
         let back = Window::tiles(grid.size, grid.tile).back();
         let spread = builder.pool("gradient.spread", PoolOp::Sum, cells, back);
-        Ok(builder.scaled("gradient.scaled", spread, factor))
+        let gradient = builder.scaled("gradient.scaled", spread, factor);
+        Ok(self.along_sphere(goal, gradient))
     }
 
     /// Takes the gradient of a value to its operands.
@@ -502,9 +542,9 @@ impl Deriver<'_> {
         let turned = self.turned;
         let mut builder = self.builder();
         let gradient = if turned { gradient } else { builder.transpose("gz.t", gradient) };
-        let input = builder.transpose("input.t", input);
-        let dw = builder.dot("dw", gradient, input);
-        self.sgd(weight, dw, rate);
+        let turned = builder.transpose("input.t", input);
+        let dw = builder.dot("dw", gradient, turned);
+        self.sgd(weight, input, dw, rate);
         Ok(())
     }
 
@@ -523,7 +563,7 @@ impl Deriver<'_> {
         let mut builder = self.builder();
         let ty = Type { dtype: builder.ty(gradient).dtype, shape };
         let dw = builder.push("dw", Op::DepthwiseGrad { grad: gradient, value: image, window }, ty);
-        self.sgd(weight, dw, rate);
+        self.sgd(weight, image, dw, rate);
         Ok(())
     }
 
@@ -547,10 +587,11 @@ impl Deriver<'_> {
         let error = builder.transpose("error.t", error);
         let seen = builder.transpose("y.t", seen);
         let dm = builder.dot("dm", error, seen);
-        self.sgd(matrix, dm, rate);
+        self.sgd(matrix, self.layer.outputs[0], dm, rate);
     }
 
-    fn sgd(&mut self, param: Handle<Param>, grad: V, rate: V) {
+    /// Steps a parameter that `inputs` are contracted with.
+    fn sgd(&mut self, param: Handle<Param>, inputs: V, grad: V, rate: V) {
         let momentum = (self.options.momentum > 0.0).then(|| {
             let Param { name, shape, .. } = &self.module.params[param];
             let velocity = Param {
@@ -561,7 +602,7 @@ impl Deriver<'_> {
             };
             (self.module.params.push(velocity), self.options.momentum)
         });
-        let factor = self.rate_by_inputs(param, rate);
+        let factor = self.rate_by_inputs(param, inputs, rate);
         let stream = *self.stream;
         *self.stream += 1;
         let mut builder = self.builder();

@@ -7,6 +7,11 @@ use ffc_ir::types::Dim;
 
 use super::build::V;
 
+/// Whether a network has images.
+pub(super) fn has_images(module: &Module) -> bool {
+    module.layers.iter().flat_map(|layer| layer.values.values()).any(|value| value.ty.is_image())
+}
+
 /// `[height, width]` of each layer's activation; `[1, 1]` where it is no image.
 pub(super) fn image_sizes(module: &Module) -> Vec<[usize; 2]> {
     let mut handed: Vec<[usize; 2]> = Vec::new();

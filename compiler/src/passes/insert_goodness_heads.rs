@@ -7,6 +7,8 @@
 //!   its derivative by `G`, `-s sigmoid(-s (G - theta))`, `[rows, 1]`.
 //! * Images are pooled first, to the cells of a small grid (`class-group`: to one mean a channel), a smaller one where the
 //!   matrix would be large. A layer with fewer channels than classes has a `projection` where others have groups.
+//!   Their scores are divided by the activation's root mean square, as the next layer's sums are: the largest stable learning rate then is
+//!   the same for a convolution and for the sum behind a skip connection.
 //! * the classifier: softmax cross-entropy of its own logits, on rows that carry no label.
 //!
 //! ```text
@@ -20,8 +22,8 @@ use ffc_ir::types::{DType, Dim, Type};
 use ffc_ir::{Handle, Window};
 
 use super::build::{Builder, V};
-use super::image_size::image_sizes;
-use crate::recipe::{Goodness, Head, Options};
+use super::image_size::{has_images, image_sizes};
+use crate::recipe::{Goodness, Head, Normalization, Options};
 
 /// Runs the pass.
 ///
@@ -120,7 +122,9 @@ impl Grid {
 /// `[rows, classes]`: the scores of a layer's activation, in its head region.
 pub(super) fn class_scores(module: &mut Module, layer: &mut Layer, size: [usize; 2], options: &Options) -> V {
     let grid = Grid::of(layer.ty(layer.outputs[0]), size, module.classes, options);
-    let matrix = head_matrix(module, layer, &grid);
+    let images = has_images(module);
+    let factor = head_factor(layer, images, options);
+    let matrix = head_matrix(module, layer, &grid, images);
     let activation = layer.outputs[0];
     let mut builder = Builder::new(layer, Region::Head);
     let matrix = builder.param(&module.params, "head", matrix);
@@ -129,17 +133,29 @@ pub(super) fn class_scores(module: &mut Module, layer: &mut Layer, size: [usize;
         seen = builder.window("grid", seen, Window::whole(grid.cells()));
     }
     let sums = builder.dot("sums", seen, matrix);
-    match grid.score_factor(module.classes) {
+    let scores = match grid.score_factor(module.classes) {
         Some(factor) => builder.mul_constant("scores", sums, factor),
         None => sums,
-    }
+    };
+    factor.map_or(scores, |factor| builder.mul("scores.normalized", scores, factor))
 }
 
-fn head_matrix(module: &mut Module, layer: &Layer, grid: &Grid) -> Handle<Param> {
+/// What multiplies the scores of each row: in networks of images what the layer hands over beside its activation.
+pub(super) fn head_factor(layer: &Layer, images: bool, options: &Options) -> Option<V> {
+    let scores = layer.role == LayerRole::Hidden && !matches!(options.head, Head::SumOfSquares { .. });
+    layer.outputs.get(1).copied().filter(|_| scores && images && options.normalization == Normalization::Rms)
+}
+
+/// How much smaller heads of images start than weights: all classes are about as likely then, and gradients are small until the head
+/// knows something.
+const SMALL: f32 = 0.3;
+
+fn head_matrix(module: &mut Module, layer: &Layer, grid: &Grid, images: bool) -> Handle<Param> {
     let units = grid.units();
+    let start = if images { SMALL } else { 1.0 };
     let role = match grid.head {
         Head::ClassGroup { .. } => ParamRole::Groups,
-        Head::Projection | Head::SumOfSquares { .. } => ParamRole::Head(1.0 / (units as f32).sqrt()),
+        Head::Projection | Head::SumOfSquares { .. } => ParamRole::Head(start / (units as f32).sqrt()),
     };
     let shape = [module.classes, units];
     module.params.push(Param { name: head_name(layer), shape, storage: ParamStorage::F32, role })

@@ -9,23 +9,32 @@ use std::collections::HashSet;
 use ffc_ir::module::{Control, Layer, LayerRole, Op};
 use ffc_ir::types::Type;
 
-use super::{Deriver, Goal};
+use super::{Deriver, Goal, Normalized};
 use crate::passes::build::{V, error_signal};
-use crate::passes::insert_goodness_heads::head_name;
+use crate::passes::insert_goodness_heads::{head_factor, head_name};
 use crate::passes::insert_look_ahead::{copied, looks_at_next};
+use crate::recipe::Options;
 
 /// The next layer's objective, as this layer's look-ahead region has it; `sizes` are those of this layer's activation and the next
 /// one's.
-pub(super) fn goal(layer: &Layer, next: Option<&Layer>, sizes: &[[usize; 2]]) -> Option<Goal> {
+pub(super) fn goal(
+    layer: &Layer,
+    next: Option<&Layer>,
+    sizes: &[[usize; 2]],
+    images: bool,
+    options: &Options,
+) -> Option<Goal> {
     let next = next.filter(|_| looks_at_next(layer))?;
     let copies = copied(next)?;
     let here = |value: V| {
         let place = copies.iter().position(|&copy| copy == value)?;
         layer.look_ahead.get(place).copied()
     };
+    let factor = head_factor(next, images, options).and_then(here);
     Some(Goal {
         activation: here(next.outputs[0])?,
         error: here(error_signal(next)?)?,
+        normalized: factor.and_then(|factor| Normalized::of(layer, &layer.look_ahead, factor)),
         classifies: next.role == LayerRole::Classifier,
         head: head_name(next),
         size: *sizes.get(1)?,
@@ -47,7 +56,8 @@ pub(super) fn extend(layer: &Layer, trained: &mut HashSet<V>) {
 impl Deriver<'_> {
     /// Lets the gradient of the next layer's loss arrive at what this layer makes.
     pub(super) fn look_ahead(&mut self, goal: &Goal, rate: V) -> Result<(), String> {
-        let gradient = self.activation_gradient(goal)?;
+        let error = self.sums_gradient(goal);
+        let gradient = self.activation_gradient(goal, error)?;
         self.updates = false;
         self.arrive(goal.activation, gradient);
         for value in self.layer.look_ahead.clone().into_iter().rev() {
