@@ -2,7 +2,8 @@
 
 use ffc::source::Source;
 
-use crate::fixture::{CLASSES, Fixture, SIDE, residual};
+use crate::checkpoints::killed;
+use crate::fixture::{CLASSES, Fixture, SIDE, convolutional, residual};
 
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
@@ -53,4 +54,27 @@ fn blocks_are_kept_exported_and_go_on() {
     assert!((exported - trained).abs() < 0.04, "{exported} exported, {trained} trained");
     fixture.done("compile blocks.onnx --data data --unit block -o blocks.ffc");
     fixture.misused("train blocks.ffc --data data --unit layer", &["`--unit` is compiled into the artifact"]);
+}
+
+/// What a layer learns from the next one, and inside a block, is no state of its own: a run that was killed goes on as if it had not
+/// been.
+#[test]
+fn runs_with_longer_gradients_go_on_to_the_same_bits() {
+    let fixture = fixture();
+    fixture.write("images.onnx", convolutional(SIDE, 4, 2, CLASSES));
+    for (name, model, flags) in [
+        ("block", "blocks", "--unit block"),
+        ("hop", "blocks", "--look-ahead hop --lambda-step 0.3"),
+        ("both", "blocks", "--unit block --look-ahead hop"),
+        ("images", "images", "--look-ahead hop --momentum 0.9"),
+    ] {
+        let line = format!(
+            "train {model}.onnx --data data {flags} --batch-size 16 --shift 1 --flip --epochs 40 --seed 5 --json --checkpoint"
+        );
+        let straight = fixture.done(&format!("{line} straight-{name}")).last();
+        killed(&fixture, &format!("{line} killed-{name}"));
+        let resumed = fixture.done(&format!("{line} killed-{name} --resume"));
+        assert!(resumed.json().len() - 1 < 40, "{name}: nothing was left to do");
+        assert_eq!(resumed.last()["weights_hash"], straight["weights_hash"], "{name}");
+    }
 }

@@ -13,11 +13,12 @@ fn ffc(arguments: &[&str]) -> Value {
     serde_json::from_slice(output.stdout.split(|&byte| byte == b'\n').rev().nth(1).unwrap()).unwrap()
 }
 
+const PACKAGES: &str = "numpy, onnx, onnxruntime";
+
 /// Trains, exports and evaluates on a folder of MNIST, then asks onnxruntime.
-fn check(data: &Path, runs: &[(&str, &str, &[&str])]) {
-    let Some(python) = python("numpy, onnx, onnxruntime") else { return };
+fn check(model: &Path, data: &Path, runs: &[(&str, &str, &[&str])]) {
+    let Some(python) = python(PACKAGES) else { return };
     let folder = tempfile::tempdir().unwrap();
-    let model = root().join("examples/mnist_mlp.onnx");
     let (model, data_name) = (model.to_str().unwrap(), data.to_str().unwrap());
     let mut cases = Vec::new();
     for (index, (recipe, predict, more)) in runs.iter().enumerate() {
@@ -69,6 +70,7 @@ const SUM: &[&str] = &[
 #[test]
 fn onnxruntime_predicts_the_same() {
     check(
+        &root().join("examples/mnist_mlp.onnx"),
         &root().join("examples/mnist"),
         &[
             ("projection", "classifier", &["--epochs", "2"]),
@@ -82,11 +84,29 @@ fn onnxruntime_predicts_the_same() {
 }
 
 #[test]
+fn onnxruntime_predicts_the_same_with_a_skip_connection() {
+    let Some(python) = python(PACKAGES) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("residual.onnx");
+    let made = run(&python, "make_residual.py", &[model.as_os_str()]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let few = ["--epochs", "2", "--batch-size", "32", "--limit-train", "2000"];
+    let block = [&few[..], &["--unit", "block"]].concat();
+    let runs: [(_, _, &[&str]); 3] = [
+        ("projection", "classifier", &few),
+        ("projection", "classifier", &block),
+        ("class-group", "classifier", &few),
+    ];
+    check(&model, &root().join("examples/mnist"), &runs);
+}
+
+#[test]
 #[ignore = "minutes, and the whole of MNIST in ../shared/data"]
 fn onnxruntime_predicts_the_same_on_all_of_mnist() {
     let data = root().join("../shared/data/mnist");
     assert!(data.exists(), "`{}` is not there", data.display());
     check(
+        &root().join("examples/mnist_mlp.onnx"),
         &data,
         &[
             ("projection", "classifier", &["--epochs", "3"]),
