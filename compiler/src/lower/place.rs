@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ffc_ir::analysis::observes_forward;
 use ffc_ir::kernel::Side;
 use ffc_ir::module::{BinaryOp, Layer, Op, Region, UnaryOp, Value};
 use ffc_ir::types::{Dim, Type};
@@ -592,27 +593,16 @@ impl Placement {
         if group.exports.iter().chain(&group.values).any(|value| forward.contains(value)) {
             return Duty::Forward;
         }
+        let mut observed = group.effects.iter().filter_map(|&effect| match layer.values[effect].op {
+            Op::Track { observed, .. } => Some(observed),
+            _ => None,
+        });
         if effect(|op| matches!(op, Op::Track { .. }))
-            && self.depends_on_forward_only(layer, kernel, &forward)
+            && observed.all(|observed| observes_forward(layer, observed))
         {
             return Duty::TrackForward;
         }
         Duty::Other
-    }
-
-    fn depends_on_forward_only(&self, layer: &Layer, kernel: usize, forward: &HashSet<V>) -> bool {
-        let in_forward_kernel = |value: V| {
-            let home = self.kernel_of(layer, value);
-            home.is_none_or(|home| {
-                home == kernel || self.kernels[home].values.iter().any(|value| forward.contains(value))
-            })
-        };
-        let group = &self.kernels[kernel];
-        group.values.iter().all(|&value| {
-            let mut only = true;
-            layer.values[value].op.operands(|operand| only &= in_forward_kernel(operand));
-            only
-        })
     }
 
     /// The regions a kernel's values come from, first to last: what it is named after.

@@ -9,7 +9,8 @@ use std::collections::HashSet;
 use ffc_ir::module::{Control, Layer, LayerRole, Op};
 use ffc_ir::types::Type;
 
-use super::{Deriver, Goal, Normalized};
+use super::Deriver;
+use super::head::{Goal, Normalized};
 use crate::passes::build::{V, error_signal};
 use crate::passes::insert_goodness_heads::{head_factor, head_name};
 use crate::passes::insert_look_ahead::{copied, looks_at_next};
